@@ -14,12 +14,19 @@ use super::queue_position::QueuePosition;
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// How long a request that would not wait for a slot waits at most until its slot is written down, or until a locker that is
-/// held is released.
+/// Longest wait of a request without patience for a slot, until its slot is written down or a held
+/// locker is released. One second: far above one write of the journal, and short for a client.
 const MAX_WRITE_WAIT: Duration = Duration::from_secs(1);
 
 impl Queue {
-    /// Puts a request that cannot go at once in line, if it may and will wait.
+    /// Puts a request that cannot go at once in line, if it may and will wait. Called for every ask
+    /// that `Counters::check_claims` found blocked, and while the locker is held also for open
+    /// ones.
+    ///
+    /// Refuses a new request without queueing it if a line on its way is full. Else makes a waiter,
+    /// computes its deadline and forecast, and enqueues it; a dispatch may then grant it at once.
+    /// Returns `Go`, `Sorry`, or `Wait` with the ticket and, if it lies ahead, the forecast time. A
+    /// request that was queued before skips the checks against full lines and long waits.
     pub(super) fn try_enqueue(
         &mut self,
         counters: &mut Counters,
@@ -40,7 +47,8 @@ impl Queue {
             .any(|check| !check.room && !check.awaits_io && !counters.limits.rules[check.limit.at()].dry_run);
         let is_held = self.is_held && !is_blocked;
         if is_held || checks.iter().any(|check| check.awaits_io) {
-            // It waits for nobody's slot, only for its own to be written down, or for the locker to be released.
+            // No other request holds its slot: it waits only for a write, or for the end of the
+            // hold.
             waiter.deadline = waiter.deadline.max(now + MAX_WRITE_WAIT);
         }
         if is_blocked {
@@ -79,7 +87,8 @@ impl Queue {
         Verdict::Wait(ticket, (forecast.at > now).then_some(forecast.at))
     }
 
-    /// The refusals that a look at the windows is enough for.
+    /// Refusals that need only a look at the windows: `QueueFull`, if a line has reached
+    /// `max_waiting` and the request displaces no waiter there.
     fn refuse_before_queueing(
         &self,
         counters: &Counters,
@@ -100,8 +109,10 @@ impl Queue {
         None
     }
 
-    /// The refusals of one who has joined the line and was not let through, and by which limit if that is not the one that keeps
-    /// it longest. If it stays where as many wait as may, another is refused.
+    /// Reason to refuse a waiter that has joined the line and was not let through; the limit is
+    /// `Some` if it is another than the one with the latest opening. Reasons: `Full` at a window of
+    /// a limit that refuses at once, `TooLong` after the deadline, `QueueFull` if the line has no
+    /// place for it. If it stays in a line that is full, another waiter is dropped.
     fn refuse_after_queueing(
         &mut self,
         counters: &mut Counters,
@@ -125,19 +136,24 @@ impl Queue {
         self.make_room(counters, id, now).err().map(|limit| (RefusalReason::QueueFull, Some(limit)))
     }
 
-    /// Why a waiter is refused; where the store cannot be asked, that is why.
+    /// Reason for the refusal of a waiter: `StoreLost` if the store cannot be asked for one of its
+    /// limits, else the given reason.
     pub(super) fn refusal_reason(&self, counters: &Counters, id: u32, reason: RefusalReason) -> RefusalReason {
         let lost = self.waiters[id].demands.iter().any(|demand| counters.limits.rules[demand.limit.at()].store_lost);
         if lost { RefusalReason::StoreLost } else { reason }
     }
 
-    /// Whether a waiter would go if what it takes were written down.
+    /// True if slots of a limit that the store does not manage are free but not yet written down:
+    /// the journal is then the cause of the wait.
     fn awaits_disk(&self, counters: &Counters, id: u32, now: Time) -> bool {
         let demands = &self.waiters[id].demands;
         let mut written = demands.iter().filter(|demand| !counters.limits.rules[demand.limit.at()].store_managed);
         written.any(|demand| counters.awaits_io(demand, now))
     }
 
+    /// Makes the waiter of an ask, without windows, place or deadline: `resolve_demands`,
+    /// `assign_position` and the limits fill these in. Takes the next sequence number. An arrival
+    /// in the future counts as now; an urgency above 7 (RFC 9218) counts as 7.
     fn waiter(&mut self, ask: &Ask<'_>, now: Time) -> Waiter {
         self.seq += 1;
         let arrived = ask.arrived.map_or(now, |at| at.min(now));
@@ -158,7 +174,8 @@ impl Queue {
         }
     }
 
-    /// Finds or makes the windows that a waiter needs. Whether there may be so many keys was asked before.
+    /// Finds or makes the windows that a waiter needs, one for each claim of a limit that is not a
+    /// dry run. The caller has checked `max_keys` before. The primary window comes first.
     pub(super) fn resolve_demands(&mut self, counters: &mut Counters, waiter: &mut Waiter, now: Time) {
         waiter.demands.clear();
         for claim in &waiter.claims {
@@ -196,13 +213,15 @@ impl Queue {
         demands[..=primary].rotate_right(1);
     }
 
-    /// A waiter leaves without having gone.
+    /// Removes a waiter that leaves without a grant. It pushes no verdict: the caller does, if
+    /// there is a reader for it.
     pub(super) fn remove_waiter(&mut self, counters: &mut Counters, id: u32, now: Time) {
         self.dequeue(counters, id, DequeueReason::Left, now);
         self.waiters.remove(id);
     }
 
-    /// A waiter goes: all its slots are taken.
+    /// Grants a waiter: takes all its slots, and pushes `Go` with the grant to the outbox. A claim
+    /// of a dry-run limit is checked only now, because the waiter did not wait for it.
     pub(super) fn grant_waiter(&mut self, counters: &mut Counters, id: u32, now: Time) {
         let ticket = self.ticket(id);
         self.dequeue(counters, id, DequeueReason::Granted, now);
@@ -230,7 +249,8 @@ impl Queue {
         self.outbox.push(ticket, Verdict::Go(grant));
     }
 
-    /// Refuses the waiters whose patience ends.
+    /// Refuses the waiters past their deadline, earliest first: as `Unwritten` if only the journal
+    /// kept them back, as `StoreLost` if the store cannot be asked, else as `TimedOut`.
     pub(super) fn expire_deadlines(&mut self, counters: &mut Counters, now: Time) {
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
@@ -245,7 +265,8 @@ impl Queue {
         }
     }
 
-    /// The locker is not held any more: whoever waited for that and has not gone is as patient as its limits say.
+    /// Ends the hold. A waiter that was given more time for it and has not gone falls back to the
+    /// deadline that its limits set, unless it waits for a write.
     pub(super) fn end_hold(&mut self, counters: &mut Counters, now: Time) {
         for ticket in std::mem::take(&mut self.held_waiters) {
             if !self.contains(ticket) {

@@ -142,7 +142,9 @@ pub enum RefusalReason {
 /// Ticket of a waiter: its index and a generation by which stale tickets are recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
+    /// Index of the waiter in its slab.
     pub(crate) index: u32,
+    /// Generation of that place: a ticket with another one is stale.
     pub(crate) generation: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Counters: the limits and their windows, with what the disk and the store must be told of them.
+//! Counters: the limits and their windows, with the work lists of the journal and the store.
 
 use super::api::{Key, LimitId};
 use super::limit_table::LimitTable;
@@ -15,9 +15,13 @@ use crate::time::Time;
 /// not know the waiters, but for the line that each window has.
 #[derive(Debug)]
 pub(super) struct Counters {
+    /// Limits and their rules, by `LimitId`.
     pub(super) limits: LimitTable,
+    /// Windows of all limits, by limit and key, and by index.
     pub(super) table: WindowTable,
+    /// Windows and limits that the journal must write.
     pub(super) write_queue: WriteQueue,
+    /// Windows and lanes for the next exchange with the store.
     pub(super) sharing: Sharing,
     /// Time of the next slice of the sweep, if any window is alive.
     pub(super) next_sweep: Time,
@@ -35,7 +39,8 @@ impl Counters {
         }
     }
 
-    /// Gives a key its window.
+    /// Creates the window of a key that has none, and returns its index. The first window of a
+    /// table without any starts the sweep. The caller has checked `max_keys`.
     pub(super) fn create_window(&mut self, limit: LimitId, key: Key, now: Time) -> u32 {
         if self.table.live() == 0 {
             self.next_sweep = now + self.slice_interval();
@@ -43,22 +48,24 @@ impl Counters {
         self.table.create(&mut self.limits.rules, limit, key, now)
     }
 
-    /// More of a window must be written down.
+    /// Queues the window for the journal, as more of it must be written down. See `WriteQueue`.
     pub(super) fn request_write(&mut self, index: u32) {
         self.write_queue.request_write(&self.limits, &mut self.table, index);
     }
 
-    /// A window is held back by something else than its slots, or no longer: that must be written down.
+    /// Queues a window for the journal after its pause changed: the pause is not in its slots, and
+    /// must be written down too.
     pub(super) fn request_rewrite(&mut self, index: u32) {
         self.write_queue.request_rewrite(&self.limits, &mut self.table, index);
     }
 
-    /// Has the store told soon of what has happened in a window, if its limit is shared.
+    /// Queues a report of a change in a window to the store, if its limit is shared.
     pub(super) fn queue_settle_report(&mut self, index: u32, now: Time) {
         self.sharing.queue_settle_report(&self.limits, &mut self.table, index, now);
     }
 
-    /// Slots that the store has granted and no request waits for are given back at once, if they keep others back.
+    /// Returns slots granted by the store for which no request waits, if they delay other gateways.
+    /// See `Sharing::return_unwanted`.
     pub(super) fn return_unwanted(&mut self, index: u32, now: Time) {
         self.sharing.return_unwanted(&self.limits, &mut self.table, index, now);
     }

@@ -9,30 +9,41 @@ use super::counters::Counters;
 use super::window::Window;
 use crate::time::Time;
 
-/// What a look at all windows of an ask found.
+/// Result of a look at all windows of an ask.
 pub(super) enum AskCheck {
-    /// Every window has room, and nobody waits.
+    /// Every window has room, and no waiter is in line.
     Open,
-    /// Some window has no room, or others wait.
+    /// Some window has no room, or has waiters in its line: the ask must queue behind them.
     Blocked,
 }
 
 /// A claim, and where its window is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClaimCheck {
-    /// `None` as long as the key has none.
+    /// Index of the window in the table; `None` as long as the key has none.
     pub(super) window: Option<u32>,
+    /// Limit of the claim, for the rule of the window.
     pub(super) limit: LimitId,
-    /// Whether the window had room when it was looked at, written down.
+    /// True if the window had room at the time of the check, all of it written down.
     pub(super) room: bool,
-    /// Whether it had room that must be written down first.
+    /// True if it had room that must be written down first; never true together with `room`.
     pub(super) awaits_io: bool,
 }
 
+/// One check for each claim of an ask, in the same order. Most requests pass one or two limits, so
+/// these need no allocation.
 pub(super) type ClaimChecks = SmallVec<[ClaimCheck; 2]>;
 
 impl Counters {
-    /// Looks at every window of an ask, and changes none.
+    /// Looks at every window of an ask, and takes no slot. Windows only drop what has expired; a
+    /// key without a window is judged by a fresh one, which is not stored.
+    ///
+    /// Fills `checks` in the order of the claims. A dry-run limit never blocks.
+    ///
+    /// # Errors
+    /// `TooManyKeys` if the limit has `max_keys` windows and the key is new (retry after one span),
+    /// `CostTooHigh` if the claim is larger than the whole limit, `StoreLost` if it is larger only
+    /// than this gateway's fraction, and `Full` if a limit that refuses at once has no room.
     pub(super) fn check_claims(
         &mut self,
         claims: &[Claim],
@@ -81,7 +92,8 @@ impl Counters {
         Ok(outcome)
     }
 
-    /// Takes the slots of a request that may go.
+    /// Takes the slots of a request that may go: `checks` come from `check_claims` at the same
+    /// `now`.
     #[inline]
     pub(super) fn take(&mut self, claims: &[Claim], checks: &ClaimChecks, now: Time) -> Grant {
         let mut grant = Grant::default();
@@ -91,6 +103,10 @@ impl Counters {
         grant
     }
 
+    /// Takes the slots of one claim and adds them to the grant; `until` of the grant becomes the
+    /// earliest of all windows. Creates the window of a new key. Asks for another write if few
+    /// prewritten slots are left, and for slots of the store if it manages them. Without room it
+    /// notes the hit of a dry-run limit.
     #[inline]
     pub(super) fn take_claim(&mut self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
         if !check.room {
@@ -124,7 +140,8 @@ impl Counters {
         }
     }
 
-    /// A dry-run limit would have held the request back: it is noted, and nothing is taken.
+    /// Notes that a dry-run limit would have held the request back; takes nothing. Only the first
+    /// such limit is noted, with the time of its opening, at least one millisecond ahead.
     fn note_dry_run(&self, grant: &mut Grant, claim: &Claim, check: ClaimCheck, now: Time) {
         let rule = &self.limits.rules[claim.limit.at()];
         debug_assert!(rule.dry_run, "only a dry-run limit is overruled");

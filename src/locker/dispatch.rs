@@ -9,20 +9,23 @@ use super::window_queue::{GroupQueue, WindowQueue};
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// What a look at a lane's head found.
+/// Result of a look at the head of a lane.
 enum GroupCheck {
-    /// It may go.
+    /// This waiter, the head, may go.
     Go(u32),
-    /// This window keeps it back.
+    /// This window has no room for it.
     Blocked(u32),
-    /// Other lanes come first at this window, in whose line it is now.
+    /// Other lanes come first at a window; the lane has joined the line there.
     Behind,
-    /// At this window it would make the claimant later, who starts then (if that is known).
+    /// At this window it would delay the claimant that reserves slots. The time is the claimant's
+    /// start, if known.
     Reserved(u32, Option<Time>),
 }
 
 impl Queue {
-    /// Something may have opened here, or become known.
+    /// Marks a window for a look at its line: a slot may have opened, or become known. A window
+    /// without a line needs none. If a claimant of several limits waits here, the other windows
+    /// that defer lanes for its sake are marked too.
     pub(super) fn mark_dirty(&mut self, table: &WindowTable, window: u32) {
         let Some(queue) = table.queue(window) else { return };
         let holder = queue.multi_limit.first().copied();
@@ -37,14 +40,14 @@ impl Queue {
         }
     }
 
-    /// All windows of a limit may have news.
+    /// Marks all windows of a limit, as after a change of its rule. Cost: one step per window.
     pub(super) fn mark_limit_dirty(&mut self, table: &WindowTable, limit: LimitId) {
         for window in table.of_limit(limit) {
             self.mark_dirty(table, window);
         }
     }
 
-    /// Looks at the windows whose alarm has come.
+    /// Marks the windows with a wakeup time that has come; `dispatch` then serves them.
     pub(super) fn fire_wakeups(&mut self, table: &mut WindowTable, now: Time) {
         while let Some(&(at, window)) = self.wakeups.first()
             && at <= now
@@ -57,7 +60,8 @@ impl Queue {
         }
     }
 
-    /// Does all work that has come up. Afterwards nobody waits who may go, unless they are held.
+    /// Does all work that has come up. Afterwards every waiter in line has a reason to wait, unless
+    /// the locker is held: then this does nothing, and the work stays in the list.
     pub(super) fn dispatch(&mut self, counters: &mut Counters, now: Time) {
         if self.is_held {
             return;
@@ -77,7 +81,8 @@ impl Queue {
         }
     }
 
-    /// Looks at who waits at a window, in order, until the first in line is kept back by it.
+    /// Serves the lanes at a window, in order, until the window keeps the first in line back.
+    /// Queued and deferred lanes are merged by effective arrival.
     fn serve_window(&mut self, counters: &mut Counters, window: u32, now: Time) {
         let mut blocked = None;
         let mut check_deferred = true;
@@ -103,13 +108,14 @@ impl Queue {
         self.set_wakeup(counters, window, None, now);
     }
 
-    /// Whether a lane is in one of a window's lines.
+    /// True if a lane is in one of the two lines of a window, queued or deferred.
     fn is_queued_at(&self, group: u32, window: u32) -> bool {
         let location = self.groups.get(group).map(|group| group.location);
         matches!(location, Some(Location::Queued(at, _) | Location::Deferred(at, _)) if at == window)
     }
 
-    /// Lets a lane's waiters go as long as they may; then the lane waits where it is kept back. Returns how many went.
+    /// Grants a lane's waiters as long as they may go; then attaches the lane at the window that
+    /// keeps it back. Returns the number of granted waiters.
     fn serve_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> usize {
         let mut granted = 0;
         while self.groups.get(group).is_some() {
@@ -143,7 +149,9 @@ impl Queue {
         granted
     }
 
-    /// The store is asked for slots for a lane that is kept back by a window whose slots are the store's to give.
+    /// Schedules a question to the store for a lane that waits at a store-managed window. Does
+    /// nothing if a granted slot opens at a known time, if the store is lost, or if the lane is in
+    /// a question already. The question goes out one lead time before the slot is expected to open.
     fn ask_store(&mut self, counters: &mut Counters, group: u32, index: u32, now: Time) {
         let found = &mut self.groups[group];
         let Some((_, entry)) = first(&found.entries) else { return };
@@ -160,8 +168,9 @@ impl Queue {
         sharing.ask_at(group, &mut found.asks, at);
     }
 
-    /// What comes of it that a window keeps a lane's head back: what is to be written down is asked for; whoever does not
-    /// wait for slots, and has only waited for that, is refused. Whether it is.
+    /// Handles the head of a lane that a window keeps back. Requests the write of its slots, if
+    /// only that is missing. Refuses a waiter that had patience for such a write only, and none for
+    /// a slot. Returns true if the waiter was refused, so that the next head can be checked.
     fn refuse_head(&mut self, counters: &mut Counters, group: u32, window: u32, now: Time) -> bool {
         let Some((_, entry)) = first(&self.groups[group].entries) else { return false };
         let waiter = &self.waiters[entry.id];
@@ -191,7 +200,8 @@ impl Queue {
         true
     }
 
-    /// May the head of a lane go now?
+    /// Checks all windows of the head of a lane, which must have a head. Windows of the store come
+    /// last: the latest of these is named if nothing else blocks.
     fn check_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> GroupCheck {
         let (position, entry) = first(&self.groups[group].entries).expect("a lane without waiters is dropped");
         let waiter = &self.waiters[entry.id];
@@ -230,7 +240,7 @@ impl Queue {
         }
     }
 
-    /// Whether others come first at a window; if so, the lane stays in its line.
+    /// True if other lanes come first at a window; the lane then stays in its line.
     fn queues_behind(
         &mut self,
         table: &mut WindowTable,
@@ -252,6 +262,9 @@ impl Queue {
         !precedes
     }
 
+    /// Puts a lane, by its head's place, into the line of a window. `location` says which of the
+    /// two lines: `Location::Queued` or `Location::Deferred`. The lane must be detached or already
+    /// at the same place.
     pub(super) fn attach(
         &mut self,
         table: &mut WindowTable,
@@ -267,7 +280,8 @@ impl Queue {
         queue_at(table.window_mut(window), found.location).insert(primary, position, entry);
     }
 
-    /// Takes a lane from where it waits, and says where that was.
+    /// Removes a lane from the line in which it waits. Returns its former location; `Detached` if
+    /// the lane is gone or in no line.
     pub(super) fn detach(&mut self, table: &mut WindowTable, group: u32) -> Location {
         let Some(found) = self.groups.get_mut(group) else { return Location::Detached };
         let location = std::mem::replace(&mut found.location, Location::Detached);
@@ -278,8 +292,9 @@ impl Queue {
         location
     }
 
-    /// Sets the moment at which a window's line is looked at again: when its first can go, or when the
-    /// claimant for whose sake others are held is to start.
+    /// Sets the time of the next look at the line of a window: the opening for its first lane, or
+    /// the start of the claimant for which others are deferred. At most one wakeup per window is
+    /// set, and only for a time after `now`.
     fn set_wakeup(&mut self, counters: &mut Counters, window: u32, reserved_until: Option<Time>, now: Time) {
         // Work that came up while the locker was held may be for a window that has been swept since.
         let Some(found) = counters.table.get(window) else { return };
@@ -292,7 +307,8 @@ impl Queue {
         });
         let current = queue.wakeup.filter(|_| !queue.deferred.is_empty());
         let times = [opening, reserved_until, current];
-        // What can go now is kept back by something that will have news of its own.
+        // An opening that is not ahead needs no wakeup: another window blocks, and it reports
+        // changes.
         let next = times.into_iter().flatten().filter(|at| *at > now).min();
         let wakeup = queue.wakeup;
         if next == wakeup {
@@ -308,6 +324,7 @@ impl Queue {
     }
 }
 
+/// Line of a window for a location; `Detached` counts as queued.
 fn queue_at(window: &mut Window, location: Location) -> &mut GroupQueue {
     let queue: &mut WindowQueue = window.queue_or_new();
     match location {
@@ -316,6 +333,7 @@ fn queue_at(window: &mut Window, location: Location) -> &mut GroupQueue {
     }
 }
 
+/// True if `one` arrived before `other`, by effective arrival, then by sequence number.
 fn is_earlier(one: &(QueuePosition, QueueEntry), other: &(QueuePosition, QueueEntry)) -> bool {
     (one.1.effective_arrival, one.0.seq) < (other.1.effective_arrival, other.0.seq)
 }

@@ -1,4 +1,4 @@
-//! When a waiter will go, told on its arrival.
+//! Forecast of the time at which a waiter will go, computed on its arrival.
 //!
 //! A waiter's rank is the number of slots that those before it in its lane need, plus its own. The
 //! slots of a window open in a known order: those free now, those that settled, oldest first, then
@@ -12,20 +12,25 @@ use super::queue::{Queue, Waiter, WaiterGroup, WindowDemand};
 use super::queue_position::{QueueEntry, QueuePosition};
 use crate::time::Time;
 
-/// How many others are looked at to find a rank, at most; beyond, the rank is a lower bound.
+/// Most other waiters examined to find a rank; beyond, the rank is a lower bound. It bounds the
+/// work of an ask, however long the line is.
 const MAX_CHECKED: usize = 64;
 
-/// How many slots those before a waiter need.
+/// Number of slots that the waiters before one need.
 struct SlotsAhead {
+    /// Slots per window, in the order of the waiter's demands; its own are not included.
     ahead: Vec<u64>,
-    /// Whether that is all of them, and in which order they go is settled.
+    /// True if that is all of them, and their order is final.
     exact: bool,
-    /// Whether each of them needs one slot.
+    /// True if each of them needs one slot.
     uniform: bool,
 }
 
 impl Queue {
-    /// When a waiter goes, or would go if it joined the line.
+    /// Forecast of the time at which a waiter goes, or would go if it joined the line. The window
+    /// with the latest opening decides, and its limit is the one named to the caller. The time is
+    /// `exact` only for a waiter of a single window with a line of one flow; else it is an
+    /// estimate. Never before `now`.
     pub(super) fn forecast(&self, counters: &Counters, waiter: &Waiter, now: Time) -> Forecast {
         let group = self.group_of(&waiter.demands).map(|group| &self.groups[group]);
         let slots_ahead = self.slots_ahead(counters, group, waiter);
@@ -47,7 +52,8 @@ impl Queue {
         forecast
     }
 
-    /// Whether the lane's waiters are all that wait there, of one caller and one class, or take no turns.
+    /// True if the lane's waiters are all that wait at the window, and are of one priority and one
+    /// urgency, and either of one caller or without turns.
     fn is_single_flow(&self, counters: &Counters, group: Option<&WaiterGroup>, waiter: &Waiter) -> bool {
         let Some(group) = group else { return true };
         let queue = counters.table.window(waiter.demands[0].window).queue();
@@ -62,7 +68,8 @@ impl Queue {
             && queue.is_none_or(|queue| queue.waiting == group.entries.len() && turns(&queue.fair_queue))
     }
 
-    /// The place in which a waiter may go: its own, or the first of its caller's if less urgent ones of that wait.
+    /// Place in which a waiter may go: its own, or under `Priority::WithinCaller` the first of its
+    /// caller if less urgent waiters of the caller are in line.
     fn best_position(&self, counters: &Counters, waiter: &Waiter) -> QueuePosition {
         let queue = waiter.demands.first().and_then(|primary| counters.table.queue(primary.window));
         let Some(queue) =
@@ -80,6 +87,10 @@ impl Queue {
         }
     }
 
+    /// Sums the slots of the waiters before this one in its lane. Exact if no waiter of an earlier
+    /// priority class is in the lane and at most `MAX_CHECKED` have its place or a later one: these
+    /// are subtracted from the totals. Else at most `MAX_CHECKED` waiters are added up, a lower
+    /// bound.
     fn slots_ahead(&self, counters: &Counters, group: Option<&WaiterGroup>, waiter: &Waiter) -> SlotsAhead {
         let none_ahead = SlotsAhead { ahead: vec![0; waiter.demands.len()], exact: true, uniform: true };
         let Some(group) = group else { return none_ahead };
@@ -105,8 +116,9 @@ impl Queue {
         slots_ahead
     }
 
-    /// How many slots are used before a place in any case, where callers may put forward requests of other costs than those
-    /// whose places are before it; `None` if none may.
+    /// Least number of slots used before a place, where callers may put forward requests of other
+    /// costs than those with the places before it; `None` if no caller may. Counts one slot per
+    /// request for a waiter without turns; with turns, the turns of each caller before the place.
     fn min_ahead(
         &self,
         counters: &Counters,
@@ -140,6 +152,7 @@ impl Queue {
         Some(ahead)
     }
 
+    /// Folds the costs of entries into the totals, demand by demand; `sum` adds or subtracts.
     fn add_costs<'a>(
         &self,
         totals: &mut [u64],

@@ -1,5 +1,5 @@
-//! Forwarder: stands in the place of a [`Locker`] after another process took over the windows. It forwards asks and settles
-//! to that process, whose verdicts alone count.
+//! Forwarder: stands in the place of a [`Locker`] after another process took over the windows. It
+//! forwards asks and settles to that process; only the verdicts of that process count.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -31,18 +31,25 @@ const FORWARDED: u32 = 1 << 31;
 /// holds the slots.
 #[derive(Debug)]
 pub struct Forwarder {
+    /// Limits of before, by `LimitId`. An id beyond them is unknown here.
     limits: LimitTable,
+    /// Windows of before, used only to look up indexes and keys.
     table: WindowTable,
+    /// Wall clock readings up to the hand-over.
     wall: WallClock,
     /// The requests that were in line at the hand-over.
     queued: Slab<Waiter>,
     /// The requests that have asked since and have no verdict.
     asked: Slab<()>,
+    /// Events not yet sent to the other process, oldest first.
     events: VecDeque<Event>,
+    /// Verdicts not yet fetched.
     outbox: Outbox,
+    /// Slots of the process before this one, in a chain of upgrades.
     remote_holdings: RemoteHoldings,
     /// As [`Locker::is_catching_up`] said at the hand-over.
     is_catching_up: bool,
+    /// Latest time given to any method; time never goes back.
     last: Time,
 }
 
@@ -143,6 +150,7 @@ impl Forwarder {
         self.land(&grant);
     }
 
+    /// Queues a `Land` event for each flight of a grant.
     fn land(&mut self, grant: &Grant) {
         for held in grant.held.iter().filter(|held| held.flying) {
             let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
@@ -150,7 +158,7 @@ impl Forwarder {
         }
     }
 
-    /// The next waiter whose fate is decided (Go or Sorry, never Wait).
+    /// Takes the next decided waiter and its verdict, `Go` or `Sorry`, never `Wait`.
     pub fn poll_verdict(&mut self) -> Option<(Ticket, Verdict)> {
         self.outbox.pop()
     }
@@ -189,14 +197,17 @@ impl Forwarder {
         queued.chain(self.asked.indices().into_iter().map(|number| self.asked_ticket(number))).collect()
     }
 
+    /// Ticket of a waiter that was in line at the hand-over: as the locker made it.
     fn queued_ticket(&self, id: u32) -> Ticket {
         Ticket { index: id, generation: self.queued.generation(id).unwrap_or(0) }
     }
 
+    /// Ticket of a request that has asked since: the index has the `FORWARDED` bit.
     fn asked_ticket(&self, number: u32) -> Ticket {
         Ticket { index: number | FORWARDED, generation: self.asked.generation(number).unwrap_or(0) }
     }
 
+    /// True if the ticket's request still waits for a verdict.
     fn is_waiting(&self, ticket: Ticket) -> bool {
         let generation = match ticket.index & FORWARDED {
             0 => self.queued.generation(ticket.index),
@@ -205,6 +216,7 @@ impl Forwarder {
         generation == Some(ticket.generation)
     }
 
+    /// Removes a request by its ticket, from the slab that the `FORWARDED` bit names.
     fn remove_ticket(&mut self, ticket: Ticket) {
         if ticket.index & FORWARDED == 0 {
             self.queued.remove(ticket.index);
@@ -282,8 +294,8 @@ impl Forwarder {
         self.is_catching_up
     }
 
-    /// As [`Locker::crash_limit_snapshots`] said at the hand-over, but for limits whose windows were not written: these are
-    /// the other process's to write.
+    /// As [`Locker::crash_limit_snapshots`] said at the hand-over, but for limits with unwritten
+    /// windows: the other process writes these.
     pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
         self.limits.snapshots()
     }
@@ -329,6 +341,7 @@ impl Forwarder {
         LimitDetail { callers: callers_at(&self.queued, limit), ..window }
     }
 
+    /// Moves the time on, and returns the later of `now` and the latest time.
     fn advance(&mut self, now: Time) -> Time {
         self.last = self.last.max(now);
         self.last

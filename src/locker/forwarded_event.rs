@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::api::{AskKind, Caller, Claim, Key, LimitId, Ticket};
 use crate::time::Time;
 
-/// One event of a request whose windows are in another process.
+/// One event of a request with windows in another process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// A request asks.

@@ -1,4 +1,5 @@
-//! Journal interface of the locker: the thread that writes says what it has written, and asks what comes next.
+//! Journal interface of the locker: the journal's thread fetches the next records, and reports the
+//! written ones.
 
 use super::Locker;
 use super::api::LimitId;
@@ -8,7 +9,8 @@ use super::window::UnknownSlots;
 use crate::time::Time;
 
 impl Locker {
-    /// From here on slots of long windows are written down before they are taken; the limits first.
+    /// Begins persistence: slots of long windows are written down before they are taken; the limits
+    /// are written first. Called at the start, and after the disk works again.
     pub fn begin_persisting(&mut self, begin: JournalStart, now: Time) {
         let now = self.advance(now);
         let counters = &mut self.counters;
@@ -16,7 +18,8 @@ impl Locker {
         self.review_limits(&review, now);
     }
 
-    /// Nothing can be written down any more: slots are taken all the same. Waiters for that are found by and by.
+    /// Ends persistence, as nothing can be written down any more: slots are taken without a write.
+    /// Waiters for a write are reviewed some at a time.
     pub fn end_persisting(&mut self, now: Time) {
         let now = self.advance(now);
         let review = self.counters.write_queue.end(&mut self.counters.limits);
@@ -28,22 +31,23 @@ impl Locker {
         self.counters.write_queue.is_on()
     }
 
-    /// True if not all is written yet that must be before what is written is believed.
+    /// True while catching up: written pages are not believed before all of them are written.
     pub fn is_catching_up(&self) -> bool {
         self.counters.write_queue.is_catching_up()
     }
 
-    /// True if the pages of any limit may be less than a crash must find.
+    /// True if any limit has pages that are not written yet: after a crash it must count as full.
     pub fn has_unwritten_windows(&self) -> bool {
         self.counters.write_queue.has_unwritten_windows()
     }
 
-    /// True if there is anything to be written down.
+    /// True if a call of `poll_records` may return a record.
     pub fn has_records(&self) -> bool {
         self.counters.write_queue.has_records(&self.counters.table)
     }
 
-    /// The next thing to be written down. What is named first must be written no later than what is named after it.
+    /// Takes the next record to write; `None` if there is none. Records must reach the disk in the
+    /// order in which they are returned.
     pub fn poll_record(&mut self, now: Time) -> Option<JournalRecord> {
         while self.has_records() {
             let record = self.poll_records(1, now).pop();
@@ -54,15 +58,15 @@ impl Locker {
         None
     }
 
-    /// The next things to be written down, after a look at no more than `most`: there may be none among them, and more
-    /// behind ([`Locker::has_records`]).
+    /// Takes the next records to write, after a look at `most` candidates. The result may be empty
+    /// although more candidates follow ([`Locker::has_records`]).
     pub fn poll_records(&mut self, most: usize, now: Time) -> Vec<JournalRecord> {
         let now = self.advance(now);
         let counters = &mut self.counters;
         counters.write_queue.poll_records(&mut counters.limits, &mut counters.table, most, now)
     }
 
-    /// Pages are written down: what they say may be taken.
+    /// Applies written pages: their slots may be granted, and waiters for them are dispatched.
     pub fn records_written(&mut self, written: impl IntoIterator<Item = WriteToken>, now: Time) {
         let now = self.advance(now);
         let counters = &mut self.counters;
@@ -75,14 +79,16 @@ impl Locker {
         self.dispatch(now);
     }
 
-    /// The limits are written down as they are now: keys of which nothing is written may begin with a block.
+    /// Applies a write of the present limits: a key without a record may begin with a block from
+    /// now on. Does nothing if the limits changed again meanwhile.
     pub fn limits_written(&mut self) {
         for id in self.counters.write_queue.limits_written(&mut self.counters.limits) {
             self.queue.review.add(id);
         }
     }
 
-    /// The limits as a crash must find them: as in [`Locker::snapshot`], and full if their windows have yet to be written.
+    /// State of the limits for the journal: as in [`Locker::snapshot`], but full for limits with
+    /// unwritten windows.
     pub fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
         let mut all = self.counters.limits.snapshots();
         for (id, limit_snapshot) in (0..).map(LimitId).zip(&mut all) {

@@ -38,6 +38,7 @@ impl Limit {
     /// Time for which a failed attempt may still reach the origin, after which its slots settle: the guard, at least 1 s. A
     /// lost segment is retransmitted within 200 ms to 1 s on every common system.
     pub fn linger(&self) -> Duration {
+        // Longest of the retransmission times above.
         const LEAST: Duration = Duration::from_secs(1);
         self.rate.as_ref().map_or(LEAST, |rate| rate.guard.max(LEAST))
     }

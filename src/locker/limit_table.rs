@@ -20,12 +20,14 @@ use crate::time::Time;
 /// ([`Limit::forgotten`]).
 #[derive(Debug, Default)]
 pub(super) struct LimitTable {
+    /// The limits as they were given, by `LimitId`.
     pub(super) all: Vec<Limit>,
     /// The rule of each limit.
     pub(super) rules: Vec<WindowRule>,
     /// The limits that were not forgotten, in their order.
     pub(super) ids: Vec<LimitId>,
-    /// Those of them that are gone from the file.
+    /// Those of them that are no longer in the file. They count as a dry run until they return or
+    /// are forgotten.
     pub(super) retired: BTreeSet<LimitId>,
 }
 
@@ -70,7 +72,8 @@ impl LimitTable {
         ends.min().unwrap_or(Time::NEVER)
     }
 
-    /// The time at which a waiter's patience ends, by the limits that it waits for and its caller's own bound.
+    /// Deadline of a waiter: its arrival plus the shortest `max_wait` of the limits that it waits
+    /// for, or the caller's own bound if that is earlier.
     pub(super) fn deadline(&self, waiter: &Waiter) -> Time {
         let of_limit = |demand: &WindowDemand| waiter.caller_order.arrived + self.rules[demand.limit.at()].max_wait;
         waiter.demands.iter().map(of_limit).fold(waiter.caller_deadline, Time::min)
@@ -91,6 +94,7 @@ impl LimitTable {
         gone
     }
 
+    /// Puts the mark in the place of a limit, so that the ids of the others stay valid.
     fn forget(&mut self, id: LimitId) {
         let limit = Limit::forgotten();
         self.rules[id.at()] = WindowRule::new(&limit);

@@ -96,12 +96,17 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// After any call, `poll_verdict` must be drained.
 #[derive(Debug)]
 pub struct Locker {
+    /// Limits, windows, and the work lists of journal and store.
     counters: Counters,
+    /// Waiters, deadlines, and verdicts not yet fetched.
     queue: Queue,
+    /// Slots and flights of the process before this one.
     remote_holdings: RemoteHoldings,
     /// Failed attempts, which the origin may still count for a while.
     late_settles: BinaryHeap<Reverse<LateSettle>>,
+    /// Wall clock, for the periods of `calendar` windows.
     wall: WallClock,
+    /// Latest time given to any method.
     last: Time,
     /// Before this moment nothing happens by itself.
     due: Time,
@@ -110,7 +115,7 @@ pub struct Locker {
 }
 
 impl Locker {
-    /// A locker for these limits, none of whose slots are taken.
+    /// Makes a locker for these limits, with all slots free.
     pub fn new(limits: Vec<Limit>) -> Locker {
         Locker::in_chunks(window_table::CHUNK_BITS, limits)
     }
@@ -210,7 +215,7 @@ impl Locker {
         self.dispatch(now);
     }
 
-    /// The next waiter whose fate is decided (Go or Sorry, never Wait).
+    /// Takes the next decided waiter and its verdict, `Go` or `Sorry`, never `Wait`.
     pub fn poll_verdict(&mut self) -> Option<(Ticket, Verdict)> {
         self.queue.outbox.pop()
     }
@@ -327,6 +332,7 @@ impl Locker {
         now
     }
 
+    /// Does all that is due: periods, late settles, wakeups, and deadlines, in this order.
     fn process_due(&mut self, now: Time) {
         if now >= self.next_roll {
             self.counters.limits.roll(&self.wall, now);
@@ -337,7 +343,7 @@ impl Locker {
         self.serve_waiters(now);
     }
 
-    /// Lets waiters go that may go, and refuses those whose patience is over.
+    /// Grants waiters that may go, and refuses those past their deadline.
     fn serve_waiters(&mut self, now: Time) {
         self.queue.dispatch(&mut self.counters, now);
         self.queue.expire_deadlines(&mut self.counters, now);

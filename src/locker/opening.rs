@@ -5,11 +5,13 @@ use super::counters::Counters;
 use super::window::{Algorithm, Window, WindowRule, later};
 use crate::time::Time;
 
+/// One millisecond in nanoseconds: the least retry time of an inexact forecast.
 const MILLISECOND: u64 = 1_000_000;
 
 /// Forecast of a waiter: the earliest time at which it goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forecast {
+    /// Forecast time, never before the `now` of its computation.
     pub(super) at: Time,
     /// True if it goes exactly then unless something else happens.
     pub(super) exact: bool,
@@ -18,6 +20,8 @@ pub(super) struct Forecast {
 }
 
 impl Forecast {
+    /// Makes a refusal of a forecast. `until` is the forecast time, but at least a millisecond
+    /// after `now` if it is not exact or not ahead, so that no client retries in a tight loop.
     pub(super) fn to_sorry(self, reason: RefusalReason, now: Time) -> Sorry {
         let exact = self.exact && self.at > now;
         let until = if exact { self.at } else { self.at.max(later(now, MILLISECOND)) };
@@ -59,7 +63,9 @@ impl Ahead {
     const NONE: Ahead = Ahead { slots: 0, uniform: true };
 }
 
-/// The earliest moment at which a window lets `cost` slots go after those `ahead`, and true if it is that moment exactly.
+/// Earliest time at which a window lets `cost` slots go after those `ahead`; true if it is exactly
+/// that time. Never exact for a window of the store, nor if slots of requests under way are still to
+/// settle.
 pub(super) fn slot_opens(
     rule: &WindowRule,
     window: &Window,
@@ -97,8 +103,8 @@ pub(super) fn slot_opens(
     }
 }
 
-/// Opening of a rank in a window whose slots open all at once: so many periods ahead. Also true if that is its moment exactly,
-/// as far as the window itself is known.
+/// Opening of a rank in a window that opens all slots at once (fixed, calendar): as many periods
+/// ahead as the ranks before it fill. Exact for a calendar only in the present period.
 fn next_windows(rule: &WindowRule, window: &Window, rank: u64, from: Time) -> (Time, bool) {
     let requests = u64::from(rule.requests);
     let free = requests.saturating_sub(u64::from(window.in_log));

@@ -14,12 +14,13 @@ impl Outbox {
         self.0.push_back((ticket, verdict));
     }
 
-    /// Takes the eldest verdict.
+    /// Takes the oldest verdict; `None` if all were fetched.
     pub(super) fn pop(&mut self) -> Option<(Ticket, Verdict)> {
         self.0.pop_front()
     }
 
-    /// Takes the verdict on one ticket, which is mostly the last.
+    /// Takes the verdict on one ticket, which is mostly the last: the search starts at the end.
+    /// `None` if the ticket has no verdict yet.
     pub(super) fn take(&mut self, ticket: Ticket) -> Option<Verdict> {
         let at = self.0.iter().rposition(|(named, _)| *named == ticket)?;
         self.0.remove(at).map(|(_, verdict)| verdict)

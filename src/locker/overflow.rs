@@ -1,5 +1,5 @@
-//! Overflow of a queue: where as many wait as may, the last of the longest backlog is dropped (longest queue drop), so that
-//! no caller can fill a line for the others.
+//! Overflow of a queue: a full line drops the last waiter of the longest backlog (longest queue
+//! drop), so that no caller can fill a line for the others.
 
 use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
 use super::counters::Counters;
@@ -13,10 +13,10 @@ impl Queue {
     /// Drops the last of each line that is too long for this newcomer in it; `Err` if that is the newcomer itself.
     ///
     /// # Errors
-    /// The limit whose line is full of others that come before it.
+    /// The limit with a line full of others that come before it.
     pub(super) fn make_room(&mut self, counters: &mut Counters, id: u32, now: Time) -> Result<(), LimitId> {
         let demands = self.waiters[id].demands.clone();
-        // Nobody is dropped for one that cannot stay itself.
+        // A newcomer that cannot stay itself drops no other.
         if let Some(full) = demands
             .iter()
             .find(|demand| last_of(counters, demand).is_some_and(|last| last.is_none_or(|last| last == id)))
@@ -33,6 +33,7 @@ impl Queue {
         Ok(())
     }
 
+    /// Refuses a waiter as `QueueFull` at this limit, with the forecast that it had.
     fn drop_waiter(&mut self, counters: &mut Counters, id: u32, limit: LimitId, now: Time) {
         let waiter = &self.waiters[id];
         let sorry = self
@@ -44,8 +45,8 @@ impl Queue {
     }
 }
 
-/// Returns true if a newcomer takes the place of another where as many wait as may: of a caller with more in line, or of a
-/// less urgent one of its own.
+/// Returns true if a newcomer takes the place of a waiter in a full line: of a caller with more in
+/// line, or of a less urgent one of its own. False for a line without turns.
 pub(super) fn displaces(ask: &Ask<'_>, queue: &WindowQueue, rule: &WindowRule) -> bool {
     let Some((start, caller, last)) = queue.callers.last().filter(|_| rule.takes_turns) else { return false };
     if caller == ask.caller {

@@ -1,7 +1,8 @@
-//! Persistence: the work list of the journal, by which a crash forgets nothing.
+//! Persistence: the work list of the journal, so that a crash forgets no slot.
 //!
-//! The locker does not write. It names the records that must be written (`poll_records`), and the journal says when they are
-//! (`records_written`); until then a window gives out no slot that is not written down.
+//! The locker does no disk I/O. It returns the records to write (`poll_records`), and the journal
+//! reports them as written (`records_written`); until then a window grants no slot that is not
+//! written down.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,22 +18,26 @@ use crate::time::Time;
 /// after a crash (at most a 128th of the span), and a record stays below 2 KiB.
 const MAX_LOG: usize = 128;
 
-/// Something to be written down.
+/// Record for the journal to write.
 #[derive(Clone, PartialEq, Debug)]
 pub enum JournalRecord {
-    /// The limits are others than before: all that `Locker::snapshot` says of them, without windows.
+    /// The limits have changed: the journal writes all that `Locker::snapshot` has of them, without
+    /// windows.
     Limits,
     /// The state of a window that a crash must find.
     Window(WindowRecord, WriteToken),
-    /// Nothing is left of a window.
+    /// A window was dropped: its record must be removed.
     Dropped(LimitId, Key),
 }
 
-/// Names a page to the locker once it is written.
+/// Token of a page, which the journal returns once the page is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WriteToken {
+    /// Index of the window in the table.
     window: u32,
+    /// Generation of the window: it may be dropped before the page is written.
     generation: u32,
+    /// Term of the rule: a page of an earlier term grants nothing.
     term: u32,
 }
 
@@ -52,32 +57,35 @@ pub enum JournalStart {
 
 /// The work list of the journal.
 ///
-/// Owns which limits and windows have yet to be written, and until which time a limit counts as full if a crash comes before
-/// its windows are written. Promises that each window of a persisted limit is named again after it has asked for it, that
-/// the limits are named before the windows of them, and that the end of catching up comes after all windows were named.
+/// Owns the lists of limits and windows to write, and for each limit with unwritten windows the
+/// time until which it counts as full after a crash. Invariants: a window of a persisted limit is
+/// returned once more after each of its requests; the limits are returned before their windows;
+/// catching up ends after all windows were returned.
 #[derive(Debug, Default)]
 pub(super) struct WriteQueue {
     /// True if slots are written down before they are taken.
     is_on: bool,
-    /// True if the limits are others than those that are written down.
+    /// True if the limits differ from those that are written down.
     limits: bool,
-    /// Windows of which more must be written down.
+    /// Windows that need a page: index and generation, in the order of their requests.
     windows: VecDeque<(u32, u32)>,
-    /// Limits of all whose windows a page must be written; the first of them is being walked through.
+    /// Limits that need a page of each of their windows; the scan is in the first of them.
     scan: VecDeque<LimitId>,
     /// Limits that joined these while other pages are believed already, and until when what they counted before may settle:
     /// as long as their windows are not written, a crash must count as full.
     counts_as_full: BTreeMap<LimitId, Time>,
+    /// True from a start with `JournalStart::CatchUp` until all windows were named once.
     is_catching_up: bool,
     /// True if the next window is one of the scan, not one of which more was asked for.
     scan_turn: bool,
 }
 
 impl WriteQueue {
-    /// From here on slots of long windows are written down before they are taken; the limits first. This holds at once, by
-    /// the rules of the limits: windows that have not had a page in this term have no credit, or with
-    /// [`JournalStart::CatchUp`] need none yet. Neither can be told from the outside half-way, so nothing goes wrong if a
-    /// request asks in between. Returns the limits whose waiters must be reviewed.
+    /// From here on slots of long windows are written down before they are taken; the limits first.
+    /// This holds at once, by the rules of the limits: windows that have not had a page in this
+    /// term have no credit, or with [`JournalStart::CatchUp`] need none yet. Neither can be told
+    /// from the outside half-way, so nothing goes wrong if a request asks in between. Returns the
+    /// limits that need a review of their waiters.
     pub(super) fn begin(
         &mut self,
         limits: &mut LimitTable,
@@ -107,8 +115,8 @@ impl WriteQueue {
         review
     }
 
-    /// Nothing can be written down any more: slots are taken all the same. Returns the limits whose waiters must be
-    /// reviewed.
+    /// Ends the journal, as nothing can be written down any more: slots are taken without a write
+    /// from here on. Returns the limits that need a review of their waiters.
     pub(super) fn end(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
         let mut review = Vec::new();
         *self = WriteQueue::default();
@@ -127,13 +135,14 @@ impl WriteQueue {
         self.is_on
     }
 
-    /// True if not all is written yet that must be before what is written is believed.
+    /// True while catching up: written pages are not believed before all of them are written.
     pub(super) fn is_catching_up(&self) -> bool {
         self.is_catching_up
     }
 
-    /// Brings the rule of a limit that is new or changed in line with whether anything is written down. `until`: when all
-    /// has settled that its windows may have let go before. `block`: how many slots of it were written ahead before.
+    /// Sets `persisted` in the rule of a limit that is new or changed, and queues its windows if it
+    /// is. `until`: time by which all slots that its windows granted before have settled. `block`:
+    /// slots per block that the former rule wrote ahead.
     pub(super) fn update_limit(
         &mut self,
         limits: &mut LimitTable,
@@ -163,29 +172,30 @@ impl WriteQueue {
         }
     }
 
-    /// Until when what a limit has let go may settle, if none of it may be on the disk.
+    /// Time until which slots of a limit may settle that are not on the disk; `None` if a crash may
+    /// rely on its pages.
     pub(super) fn full_until(&self, id: LimitId) -> Option<Time> {
         self.counts_as_full.get(&id).copied()
     }
 
-    /// True if the pages of any limit may be less than a crash must find.
+    /// True if any limit has pages that are not written yet: after a crash it must count as full.
     pub(super) fn has_unwritten_windows(&self) -> bool {
         !self.counts_as_full.is_empty()
     }
 
-    /// True if anything is written of windows that are gone, or of limits as they were.
+    /// True if drops of windows or pages of the scan are still to be fetched by the journal.
     pub(super) fn has_unwritten_drops(&self, table: &WindowTable) -> bool {
         self.is_on && !(table.dropped.is_empty() && self.scan.is_empty())
     }
 
-    /// True if there is anything to be written down.
+    /// True if a call of `poll_records` may return a record.
     pub(super) fn has_records(&self, table: &WindowTable) -> bool {
         let WriteQueue { is_on, limits, windows, scan, .. } = self;
         *is_on && (*limits || !windows.is_empty() || !scan.is_empty() || !table.dropped.is_empty())
     }
 
-    /// The next things to be written down, after a look at no more than `most`: there may be none among them, and more
-    /// behind.
+    /// Takes the next records to write, in order, after a look at `most` candidates. The result may
+    /// be empty although more candidates follow: `has_records` is the end condition.
     pub(super) fn poll_records(
         &mut self,
         limits: &mut LimitTable,
@@ -219,7 +229,7 @@ impl WriteQueue {
         {
             let window = table.current(index, generation)?;
             let rule = &limits.rules[window.limit.at()];
-            // One whose limit is not written down any more is of no account.
+            // A window of a limit that is no longer written down needs no page.
             return rule.persisted.then(|| page(window, index, rule, now));
         }
         if self.scan.is_empty() {
@@ -235,6 +245,7 @@ impl WriteQueue {
         (rule.persisted && window.is_unwritten(rule)).then(|| page(window, index, rule, now))
     }
 
+    /// Starts the scan of the windows of the first limit, if there is one.
     fn begin_scan(&mut self, table: &mut WindowTable) {
         if let Some(limit) = self.scan.front() {
             table.lists.begin(ListCursor::Journal, *limit);
@@ -256,7 +267,9 @@ impl WriteQueue {
         }
     }
 
-    /// A page is written down: what it says may be taken. Returns its window, if the page is still of account.
+    /// Applies a written page: the slots of its block may be granted. Returns its window; `None` if
+    /// the window or the term of its rule has changed since. Queues the next write if the page is
+    /// outdated already.
     pub(super) fn record_written(
         &mut self,
         limits: &LimitTable,
@@ -275,8 +288,8 @@ impl WriteQueue {
         Some(index)
     }
 
-    /// The limits are written down as they are now: keys of which nothing is written may begin with a block. Returns the
-    /// limits whose waiters must be reviewed.
+    /// The limits are written down as they are now: keys of which nothing is written may begin with
+    /// a block. Returns the limits that need a review of their waiters.
     pub(super) fn limits_written(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
         let mut review = Vec::new();
         if self.limits {
@@ -296,7 +309,8 @@ impl WriteQueue {
         review
     }
 
-    /// More of a window must be written down.
+    /// Queues a window for a page with more slots, once. Does nothing for a limit that is not
+    /// persisted, or, while catching up, for a window that the scan will reach.
     pub(super) fn request_write(&mut self, limits: &LimitTable, table: &mut WindowTable, index: u32) {
         let window = table.window_mut(index);
         let rule = &limits.rules[window.limit.at()];
@@ -305,7 +319,7 @@ impl WriteQueue {
         }
     }
 
-    /// A window is held back by something else than its slots, or no longer.
+    /// Queues a window for a page of its present state, as after a change of its pause.
     pub(super) fn request_rewrite(&mut self, limits: &LimitTable, table: &mut WindowTable, index: u32) {
         let window = table.window_mut(index);
         let rule = &limits.rules[window.limit.at()];
@@ -314,13 +328,14 @@ impl WriteQueue {
         }
     }
 
-    /// The limits must be written down anew.
+    /// Queues the limits for another write, if the journal is on.
     pub(super) fn request_limits_write(&mut self) {
         self.limits = self.is_on;
     }
 }
 
-/// The page of a window, which begins to be written.
+/// Makes the page of a window and begins its write. The page counts the next block, or the slots
+/// that waiters need if those are more, as taken.
 fn page(window: &mut Window, index: u32, rule: &WindowRule, now: Time) -> JournalRecord {
     window.expire(rule, now);
     // Waiters can go as soon as there is room; more than N at one time never can.

@@ -1,7 +1,7 @@
 //! Priority within a caller: of its requests the most urgent goes in the first of its turns, and of those the eldest.
 //!
-//! Places in line are given on arrival and never moved, so that no turn of anybody else's changes. When a waiter's turn
-//! comes, the one of its caller's that should go before it takes its place, and leaves it its own.
+//! Places in line are given on arrival and never moved, so that no turn of another caller changes.
+//! At a waiter's turn, the waiter of the same caller that should go first swaps places with it.
 
 use smallvec::SmallVec;
 
@@ -12,33 +12,35 @@ use super::queue_position::{QueueEntry, QueuePosition};
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// How many of a caller's more urgent waiters are looked at when one of its turns has come: those that other windows keep
-/// back cannot take it.
+/// Most of a caller's more urgent waiters examined when one of its turns has come. Waiters that
+/// other windows keep back cannot take the turn, so several may fail. Sixteen fit on the stack.
 const MAX_CHECKED: usize = 16;
 
 impl Queue {
-    /// The waiter of the same caller that goes instead of this one, whose turn it is.
+    /// Finds the waiter of the same caller that goes instead of this one, which has the turn. Tries
+    /// the more urgent and older ones in order; `None` if this one goes itself.
     pub(super) fn find_substitute(&mut self, counters: &mut Counters, id: u32, now: Time) -> Option<u32> {
         let waiter = &self.waiters[id];
         let primary = waiter.demands.first()?;
         let rule = &counters.limits.rules[primary.limit.at()];
         let callers = &counters.table.window(primary.window).queue()?.callers;
-        // Where everybody's urgencies are compared, only arrival is left to be put right.
+        // Under strict priority the line compares urgencies already: only arrival within one
+        // urgency is left.
         let from = if rule.priority == Priority::Strict { waiter.caller_order.urgency } else { 0 };
         let others = callers.before(waiter.caller, from, waiter.caller_order).take(MAX_CHECKED);
         let others: SmallVec<[u32; MAX_CHECKED]> = others.map(|caller_order| caller_order.id).collect();
         others.into_iter().find(|other| self.can_substitute(counters, *other, id, now))
     }
 
-    /// Whether a waiter may go in the turn of another one of its caller's: it has a later one, and nothing but
-    /// their home's slots may keep it back.
+    /// True if waiter `other` may go in the turn of `id`, of the same caller: its own turn is a
+    /// later one, both have the same primary window, and every other window of it has room now.
     fn can_substitute(&mut self, counters: &mut Counters, other: u32, id: u32, now: Time) -> bool {
         let (first, second) = (&self.waiters[other], &self.waiters[id]);
         let (Some(one), Some(primary)) = (first.demands.first(), second.demands.first()) else { return false };
         if first.position <= second.position || one.window != primary.window {
             return false;
         }
-        // What waits elsewhere is kept back there.
+        // A lane in the line of another window is kept back there.
         let waits_here = match self.groups[first.group].location {
             Location::Detached => first.group == second.group,
             Location::Queued(at, _) => at == primary.window,
@@ -61,15 +63,16 @@ impl Queue {
         self.set_position(table, id, two);
     }
 
-    /// Whether a waiter whose place has come is to go later, because others of its caller's went before it with more than the
-    /// turns that they had; it is moved then.
+    /// Moves a waiter at its place's turn to a later turn, if waiters of its caller took more than
+    /// the turns that they had. Returns true if it was moved.
     pub(super) fn postpone(&mut self, table: &mut WindowTable, id: u32) -> bool {
         let waiter = &self.waiters[id];
         let due = next_start(table, waiter).filter(|due| *due > waiter.position.turn);
         self.set_turn(table, id, due)
     }
 
-    /// One of a caller's has gone: the first of the others goes where that one ended, and not later.
+    /// Moves the first remaining waiter of a caller forward after another was granted, to the turn
+    /// at which that one ended, if it had a later turn.
     pub(super) fn advance_caller(&mut self, table: &mut WindowTable, granted: &Waiter) {
         let Some(primary) = granted.demands.first() else { return };
         let first = table.queue(primary.window).and_then(|queue| queue.callers.first_position(granted.caller));
@@ -78,6 +81,7 @@ impl Queue {
         self.set_turn(table, id, due);
     }
 
+    /// Moves a waiter to a turn, if one is given; returns true if so. Its arrival and slots stay.
     fn set_turn(&mut self, table: &mut WindowTable, id: u32, turn: Option<u64>) -> bool {
         let Some(turn) = turn else { return false };
         let waiter_position = self.waiters[id].waiter_position();
@@ -89,7 +93,8 @@ impl Queue {
         true
     }
 
-    /// Gives a waiter another place. Its lane stays in the line that it is in.
+    /// Gives a waiter another place, in its lane and in the list of its caller. Its lane stays in
+    /// the line that it is in, and the window of that line is marked for a look.
     fn set_position(&mut self, table: &mut WindowTable, id: u32, waiter_position: WaiterPosition) {
         let mut waiter = self.waiters.take(id);
         let before = std::mem::replace(&mut waiter.position, waiter_position.position);
@@ -118,21 +123,26 @@ impl Queue {
     }
 }
 
-/// A waiter's place, and what goes with it.
+/// Place of a waiter, with the two values that belong to the place: these are swapped together.
 #[derive(Clone, Copy)]
 struct WaiterPosition {
+    /// Priority, turn, arrival and sequence number, the key of its lane.
     position: QueuePosition,
+    /// Time by which lanes of a window are merged.
     effective_arrival: Time,
+    /// Number of slots for which the place was assigned.
     slots: u32,
 }
 
 impl Waiter {
+    /// Copy of the waiter's present place.
     fn waiter_position(&self) -> WaiterPosition {
         WaiterPosition { position: self.position, effective_arrival: self.effective_arrival, slots: self.slots }
     }
 }
 
-/// Where the first of a caller's waiters must start. A retry is next in any case.
+/// Turn at which the first of a caller's waiters must start. `None` for a retry, which is next in
+/// any case, and for a waiter that takes no turns.
 fn next_start(table: &WindowTable, waiter: &Waiter) -> Option<u64> {
     let primary = waiter.demands.first().filter(|_| waiter.takes_turns && !waiter.kind.is_retry())?;
     table.queue(primary.window)?.fair_queue.next_start(waiter.caller)

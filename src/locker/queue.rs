@@ -110,17 +110,18 @@ pub(super) enum Dirty {
     Group(u32),
 }
 
-/// The limits whose waiters must all be looked at again.
+/// Limits that need a review of all their waiters.
 #[derive(Debug, Default)]
 pub(super) struct Review {
+    /// Limits under review; empty if no review is under way.
     pub(super) limits: BTreeSet<LimitId>,
     /// The group to go on with.
     pub(super) next: u32,
 }
 
 impl Review {
-    /// All waiters for this limit must be looked at again, soon. Groups that are made later need not be: they are looked at
-    /// when they are made.
+    /// Adds a limit to the review, which starts again at the first group. Groups made later need no
+    /// review: they are checked when they are made.
     pub(super) fn add(&mut self, limit: LimitId) {
         self.limits.insert(limit);
         self.next = 0;
@@ -158,7 +159,9 @@ pub(super) struct Queue {
     pub(super) seq: u64,
     /// True if no waiter goes, see `Locker::hold`.
     pub(super) is_held: bool,
+    /// Review of whole limits under way, see `review_some`.
     pub(super) review: Review,
+    /// Verdicts not yet fetched.
     pub(super) outbox: Outbox,
 }
 

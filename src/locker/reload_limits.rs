@@ -1,7 +1,8 @@
-//! What becomes of windows and waiters when the limits are read again: both stay, under the new rules.
+//! Reload of the limits: windows and waiters stay, under the new rules.
 //!
-//! A limit is known by its name. What it has counted counts on, and who waits stays in line. A limit that is gone counts
-//! no new request and holds nobody back, but what it has counted is there should it come back while that would count.
+//! A limit is identified by its name. Its counts go on, and its waiters stay in line. A removed
+//! limit counts no new request and delays none, but keeps its counts, should it come back while
+//! they would still count.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,37 +17,39 @@ use super::sharing::PriorSharing;
 use super::window::{UnknownSlots, WindowRule, later};
 use crate::time::Time;
 
-/// What became of the limits when they were read again.
+/// Result of a reload, by limit. A limit is in at most one of `added`, `returned`, `changed` and
+/// `removed`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct ReloadSummary {
-    /// Those that are in force, in the order in which they were given.
+    /// Limits in force, in the order in which they were given.
     pub ids: Vec<LimitId>,
-    /// Those that are new.
+    /// Limits with a new name.
     pub added: Vec<LimitId>,
-    /// Those that were gone.
+    /// Limits that had been removed and are back.
     pub returned: Vec<LimitId>,
-    /// Those that say something else than before.
+    /// Limits with other settings than before.
     pub changed: Vec<LimitId>,
-    /// Of these, those whose windows are told apart by something else: until what was let go before no longer counts,
-    /// all their windows are full, because it may belong to any of them.
+    /// Limits of these with another kind of key for their windows: until the requests granted
+    /// before no longer count, all windows are full, because they may belong to any of them.
     pub rekeyed: Vec<LimitId>,
-    /// Those that are gone.
+    /// Limits that are no longer given.
     pub removed: Vec<LimitId>,
 }
 
 impl ReloadSummary {
-    /// Whether anything is other than before.
+    /// True if any limit was added, returned, changed or removed.
     pub fn is_change(&self) -> bool {
         !(self.added.is_empty() && self.returned.is_empty() && self.changed.is_empty() && self.removed.is_empty())
     }
 }
 
 impl Locker {
-    /// Puts these limits in the place of all others. `under_way`: how long a request may take from its permit to its
-    /// settle at most.
+    /// Puts these limits in the place of all others. `under_way`: longest time of a request from
+    /// its permit to its settle. Waiters are checked once, after all limits have changed.
     pub fn reload(&mut self, limits: Vec<Limit>, under_way: Duration, now: Time) -> ReloadSummary {
         let now = self.advance(now);
-        // Those that go now keep their names until the next time: they are yet to be told of.
+        // Limits removed by this reload keep their names until the next one: the caller still
+        // reports them.
         self.counters.forget_retired(now);
         let mut reload = ReloadSummary::default();
         let by_name: HashMap<Arc<str>, LimitId> = self
@@ -64,7 +67,7 @@ impl Locker {
         let stays: HashSet<LimitId> = reload.ids.iter().copied().collect();
         for id in self.counters.limits.ids.clone() {
             if !stays.contains(&id) && self.is_in_force(id) {
-                // What it counts is seen, and keeps nobody back.
+                // As a dry run, it still shows its counts and delays no request.
                 let limit = Limit { dry_run: true, ..self.counters.limits.all[id.at()].clone() };
                 self.change_limit(id, limit, now + under_way, now);
                 self.counters.limits.retired.insert(id);
@@ -77,12 +80,13 @@ impl Locker {
         reload
     }
 
-    /// From here on nobody who could wait goes: those who come join the line, in the order of their arrival.
+    /// Begins a hold: no request that could wait goes from here on. New ones join the line, in the
+    /// order of their arrival.
     pub fn hold(&mut self) {
         self.queue.is_held = true;
     }
 
-    /// Lets go who may go of those who were held.
+    /// Ends the hold, and grants the held waiters that may go.
     pub fn release(&mut self, now: Time) {
         let now = self.advance(now);
         self.queue.is_held = false;
@@ -91,15 +95,19 @@ impl Locker {
         self.update_due();
     }
 
+    /// True if a limit of the ask refuses at once: a hold does not delay such a request.
     pub(super) fn never_queues(&self, ask: &Ask<'_>) -> bool {
         ask.claims.iter().any(|claim| self.counters.limits.rules[claim.limit.at()].refuses)
     }
 
-    /// Whether a limit is one of those that were given last.
+    /// True if a limit is one of those that were given last.
     pub fn is_in_force(&self, id: LimitId) -> bool {
         self.counters.limits.is_in_force(id)
     }
 
+    /// Adds or changes one limit of a reload, and notes in `reload` which it was. `known`: id of
+    /// the limit with this name so far. `until`: time by which all requests granted by the old rule
+    /// have settled. A limit with the same settings stays untouched.
     fn reload_limit(
         &mut self,
         known: Option<LimitId>,
@@ -162,7 +170,8 @@ impl Locker {
         write_queue.request_limits_write();
     }
 
-    /// No window of a limit can be told from another: each counts as full of what settles until then.
+    /// Voids the keys of a limit, as its windows are no longer distinguishable: each counts as full
+    /// of slots that settle by `until`.
     fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
         let rule = &mut self.counters.limits.rules[id.at()];
         rule.unknown = if rule.counts_slots() { vec![UnknownSlots::all(until)] } else { Vec::new() };
@@ -171,8 +180,8 @@ impl Locker {
         }
     }
 
-    /// Looks at everybody whose limits have changed, once all of them have: a state in which only some have would let
-    /// go whom neither the old nor the new limits let go.
+    /// Checks the waiters of changed limits, after all limits have changed: a mix of old and new
+    /// rules could grant a request that neither the old nor the new limits permit.
     fn recheck_waiters(&mut self, changed: &[LimitId], now: Time) {
         self.requeue_waiters(changed, now);
         for id in changed {
@@ -186,8 +195,8 @@ impl Locker {
         let mut waiters = self.queue.waiters.indices();
         waiters.retain(|id| self.queue.waiters[*id].claims.iter().any(|claim| limits.contains(&claim.limit)));
         waiters.sort_by_key(|id| self.queue.waiters[*id].caller_order.arrival());
-        // All leave before the first comes back: turns, windows and patience may all be others now,
-        // and their order is to be that of their arrival.
+        // All leave before the first comes back: turns, windows and deadlines may differ now, and
+        // they return in the order of their arrival.
         waiters.retain(|id| limits.iter().all(|limit| self.keep_waiter(*id, *limit, now)));
         for id in &waiters {
             self.queue.dequeue(&mut self.counters, *id, DequeueReason::Left, now);
@@ -201,7 +210,8 @@ impl Locker {
         }
     }
 
-    /// Whether a waiter may stay in line; if not, it is told so.
+    /// True if a waiter may stay in line; else it is removed, and its refusal pushed to the outbox
+    /// with a retry time of one millisecond.
     fn keep_waiter(&mut self, id: u32, limit: LimitId, now: Time) -> bool {
         let Some(reason) = self.refused_by(id, limit) else { return true };
         let ticket = self.queue.ticket(id);
@@ -211,7 +221,9 @@ impl Locker {
         false
     }
 
-    /// Why the new rule does not let a waiter stay.
+    /// Reason for which the new rule does not let a waiter stay: `CostTooHigh` if it needs more
+    /// slots than the whole limit, `TooManyKeys` if its key is new and there is no room for it.
+    /// `None` if it may stay.
     fn refused_by(&self, id: u32, limit: LimitId) -> Option<RefusalReason> {
         let rule = &self.counters.limits.rules[limit.at()];
         if rule.dry_run {

@@ -1,4 +1,5 @@
-//! Requests of the process before this one, whose windows are here now: their events, and their end if that process dies.
+//! Remote requests: those of the process before this one, with windows that are here now. Their
+//! events, and their end if that process dies.
 
 use super::Locker;
 use super::api::{Grant, Key, LimitId};
@@ -7,12 +8,15 @@ use super::remote_holdings::Holding;
 use crate::time::Time;
 
 impl Locker {
-    /// Returns true if an event speaks of limits that are known here; any other is no event of a process before this one.
+    /// Returns true if an event names only limits that are known here; any other cannot come from
+    /// the process before this one.
     pub fn knows_limits_of(&self, event: &Event) -> bool {
         event.is_valid(self.counters.limits.rules.len())
     }
 
-    /// Takes an event of a slot that the other process holds into account. Its asks are the gate's to know.
+    /// Applies an event of a slot that the other process holds, and dispatches. `Ask` and `Leave`
+    /// are ignored: the gate handles them. An event for more slots than the process holds is
+    /// ignored.
     pub fn handle_remote(&mut self, event: &Event, now: Time) {
         let now = self.advance(now);
         match *event {
@@ -35,12 +39,14 @@ impl Locker {
         self.dispatch(now);
     }
 
-    /// Passes a grant to the other process, which says from here on how it ends.
+    /// Passes a grant to the other process, which reports its end from here on as events. Returns
+    /// the slots as plain values, to be sent with the verdict.
     pub fn delegate(&mut self, grant: Grant) -> Vec<GrantedSlots> {
         self.remote_holdings.delegate(&grant, &mut self.counters.table)
     }
 
-    /// The other process is gone. Its requests under way may still reach the origin for a while.
+    /// Ends all holdings of the other process, which is gone: flights land now, open slots settle
+    /// after `linger`, because its requests under way may still reach the origin for a while.
     pub fn remote_lost(&mut self, now: Time) {
         let now = self.advance(now);
         for ((limit, key), Holding { open, flying }) in self.remote_holdings.take_all() {
@@ -58,6 +64,7 @@ impl Locker {
         self.dispatch(now);
     }
 
+    /// Settles slots of the other process at `at`, now or later.
     fn settle_remote(&mut self, limit: LimitId, key: Key, cost: u32, at: Time, now: Time) {
         let Some(index) = self.take_remote_window(limit, key, cost, 0) else { return };
         if at > now {
@@ -68,7 +75,8 @@ impl Locker {
         self.queue.mark_dirty(&self.counters.table, index);
     }
 
-    /// Takes so much from what the other process holds in a window; `None` if it does not hold that.
+    /// Takes `open` slots and `flying` flights from what the other process holds in a window, and
+    /// returns the window's index; `None` if it does not hold that much.
     fn take_remote_window(&mut self, limit: LimitId, key: Key, open: u32, flying: u32) -> Option<u32> {
         self.remote_holdings
             .take(limit, key, Holding { open, flying })

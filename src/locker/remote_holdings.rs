@@ -22,14 +22,16 @@ pub(super) struct Holding {
 }
 
 impl RemoteHoldings {
-    /// Notes what the other process holds in a window that was taken over.
+    /// Notes the slots that the other process holds in a window that was taken over. An empty
+    /// holding is not stored.
     pub(super) fn restore(&mut self, limit: LimitId, key: Key, holding: Holding) {
         if holding != Holding::default() {
             self.0.insert((limit, key), holding);
         }
     }
 
-    /// Passes a grant to the other process, which says from here on how it ends.
+    /// Passes a grant to the other process, which reports its end from here on. Slots in dropped
+    /// windows are left out.
     pub(super) fn delegate(&mut self, grant: &Grant, table: &mut WindowTable) -> Vec<GrantedSlots> {
         let mut slots = Vec::new();
         for held in &grant.held {
@@ -50,7 +52,8 @@ impl RemoteHoldings {
         slots
     }
 
-    /// Takes so much from what the other process holds in a window; false if it does not hold that.
+    /// Takes `part` from the holding of the other process in a window. False, without a change, if
+    /// it holds less.
     pub(super) fn take(&mut self, limit: LimitId, key: Key, part: Holding) -> bool {
         let Some(holding) = self.0.get_mut(&(limit, key)) else { return false };
         let (Some(open), Some(flying)) = (holding.open.checked_sub(part.open), holding.flying.checked_sub(part.flying))

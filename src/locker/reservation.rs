@@ -5,8 +5,10 @@ use super::queue::{Queue, Waiter, WindowDemand};
 use crate::time::Time;
 
 impl Queue {
-    /// Returns the window in which a waiter would make the claimant later, before which it has no turn, and the time at
-    /// which the claimant starts (if known).
+    /// Finds a window in which a waiter would delay the claimant, and the time at which the
+    /// claimant starts (if known). `None` if it delays none. Only a waiter younger than the
+    /// claimant, of another group, and not before it by turns can delay it. Called by `check_group`
+    /// once all windows have room.
     pub(super) fn delays_reservation(
         &self,
         counters: &Counters,
@@ -50,6 +52,8 @@ impl Counters {
         Some(start)
     }
 
+    /// Opening of a window for `demand` after the requests of `before` took theirs; `None` if
+    /// unknown.
     fn opening_after(&self, demand: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
         let ahead = before.iter().find(|other| other.window == demand.window);
         let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1));
@@ -57,7 +61,8 @@ impl Counters {
         self.table.window(demand.window).opening(rule, slots, flights, demand.cost, now)
     }
 
-    /// A claimant whose start is unknown keeps slots for itself once it has waited for longer than they take to open.
+    /// True if a claimant with an unknown start may keep slots for itself: once it has waited for
+    /// longer than they take to open, the longest span of its limits.
     fn reserves_slots(&self, holder: &Waiter, now: Time) -> bool {
         let spans = holder.demands.iter().map(|demand| self.limits.rules[demand.limit.at()].span);
         u64::try_from(now.since(holder.caller_order.arrived).as_nanos()).unwrap_or(u64::MAX) >= spans.max().unwrap_or(0)

@@ -1,23 +1,27 @@
 //! Reviews waiters of whole limits, a slice of lanes at a time.
 //!
-//! What decides whether a waiter may go (who has the say, whether slots must be written down) changes for a whole limit from
-//! one moment to the next, in its rule. Who may go by the new rule is found afterwards: so such a change costs no more with
-//! a million waiters than with none. A slice that has yet to come lets nobody go too many, only somebody a little later.
+//! A change of a rule (the sharing mode of a limit, or the need to write its slots down) holds for
+//! the whole limit at once. The waiters that may go by the new rule are found afterwards: so such a
+//! change costs no more with a million waiters than with none. A slice not yet reviewed cannot
+//! grant too much; its waiters only go a little later.
 
 use super::counters::Counters;
 use super::queue::Queue;
 use crate::time::Time;
 
-/// How many lanes are looked at in one go: some 100 µs, if every one of them has news.
+/// Lanes per slice: some 100 µs of work, if each of them has news. It also bounds the discarded
+/// entries that are dropped per slice.
 pub(super) const SLICE: u32 = 128;
 
 impl Queue {
-    /// Returns true if there is anything left to be looked at.
+    /// Returns true if lanes are left for review, or discarded entries of the sharing state are
+    /// left to drop. The locker's timeout is then due at once, and reviews the next slice.
     pub(super) fn has_review(&self, counters: &Counters) -> bool {
         !self.review.limits.is_empty() || counters.sharing.has_discarded()
     }
 
-    /// Looks at the next slice.
+    /// Reviews the next slice: marks the windows of its lanes that belong to a limit under review,
+    /// and dispatches. After the last slice the review ends.
     pub(super) fn review_some(&mut self, counters: &mut Counters, now: Time) {
         counters.sharing.discard_some(SLICE as usize);
         if self.review.limits.is_empty() {

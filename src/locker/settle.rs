@@ -9,17 +9,21 @@ use crate::time::Time;
 /// Slots that settle by themselves: of a failed attempt, which the origin may still count for a while.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct LateSettle {
-    /// When they settle.
+    /// Time at which they settle.
     pub(super) at: Time,
-    /// Where, as long as the window there has this generation.
+    /// Index of their window, valid while the window there has `generation`.
     pub(super) window: u32,
+    /// Generation of the window at the grant; another one means that the window is gone.
     pub(super) generation: u32,
-    /// How many.
+    /// Number of slots.
     pub(super) cost: u32,
 }
 
 impl Locker {
-    /// Says how far a granted request has come. Each slot settles once; what is said again is ignored.
+    /// Settles the slots of a granted request that reached `point`. Each slot settles once; a later
+    /// call skips it. `Sent` settles only slots of limits that count from the sending, not those
+    /// that count from the answer. `Failed` settles the rest after the `linger` time of the limit,
+    /// because the origin may still count them.
     pub fn settle(&mut self, grant: &mut Grant, point: SettlePoint, now: Time) {
         let now = self.advance(now);
         let mut dirty = false;
@@ -50,7 +54,8 @@ impl Locker {
         }
     }
 
-    /// Nothing of the request left: every slot not yet settled opens at once, in_flight ends.
+    /// Gives a grant back of which nothing was sent: every slot not yet settled opens at once, and
+    /// `in_flight` ends. Waiters are dispatched.
     pub fn give_back(&mut self, mut grant: Grant, now: Time) {
         let now = self.advance(now);
         for held in &mut grant.held {
@@ -63,12 +68,14 @@ impl Locker {
         self.land(&grant, now);
     }
 
-    /// The response's last byte is gone: in_flight ends. What is not settled settles as failed.
+    /// Ends a grant after the last byte of the response: `in_flight` ends. Slots not yet settled
+    /// settle as failed.
     pub fn finish(&mut self, mut grant: Grant, now: Time) {
         self.settle(&mut grant, SettlePoint::Failed, now);
         self.land(&grant, self.last);
     }
 
+    /// Lands the flights of a grant, and dispatches if a line waits at one of its windows.
     fn land(&mut self, grant: &Grant, now: Time) {
         let mut dirty = false;
         for held in &grant.held {
@@ -87,13 +94,15 @@ impl Locker {
         }
     }
 
-    /// Taken slots of a window settle at a moment that lies ahead.
+    /// Schedules taken slots of a window to settle at a time ahead. The locker's timeout moves to
+    /// that time if it is earlier.
     pub(super) fn settle_at(&mut self, at: Time, window: u32, generation: u32, cost: u32) {
         self.late_settles.push(Reverse(LateSettle { at, window, generation, cost }));
         self.due = self.due.min(at);
     }
 
-    /// Settles the slots whose moment has come.
+    /// Settles the slots that are due, with their own time, not `now`. Called once time has passed
+    /// `due`; the caller dispatches.
     pub(super) fn settle_due(&mut self, now: Time) {
         while let Some(&Reverse(LateSettle { at, window, generation, cost })) = self.late_settles.peek()
             && at <= now

@@ -52,6 +52,9 @@ impl<T> Slab<T> {
     }
 
     /// Takes a value out but keeps its index reserved until `put_back`.
+    ///
+    /// # Panics
+    /// If the index is not in use.
     pub(super) fn take(&mut self, index: u32) -> T {
         self.entries[index as usize].1.take().expect("an index that is kept is in use")
     }

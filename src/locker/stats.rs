@@ -40,8 +40,11 @@ pub struct StatsScan {
 /// Running totals of one limit.
 #[derive(Clone, Copy, Default, Debug)]
 struct LimitTally {
+    /// Windows scanned so far.
     keys: usize,
+    /// Waiters at them.
     waiting: usize,
+    /// Flights over them.
     flying: u64,
     /// Largest number of slots taken (or flights) in one window, and its key.
     fullest: Option<(u32, Key)>,

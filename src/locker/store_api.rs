@@ -35,9 +35,9 @@ impl Locker {
         self.review_limits(&review, now);
     }
 
-    /// Sets who has the say about this shared limit, or about all of them. Holds at once, and the slots that the store has
-    /// granted are void: the rule says both, and no window is looked at. Waiters are looked at again some at a time
-    /// (`Queue::review_some`).
+    /// Sets the mode of this shared limit, or of all with `None`. It holds at once, and the slots
+    /// that the store has granted are void: both are in the rule, and no window is touched. Waiters
+    /// are reviewed some at a time (`Queue::review_some`).
     pub fn set_sharing_mode(&mut self, limit: Option<LimitId>, mode: SharingMode, now: Time) {
         let now = self.advance(now);
         let ids = limit.map_or_else(|| self.shared(), |limit| vec![limit]);

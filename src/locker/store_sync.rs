@@ -1,4 +1,4 @@
-//! One exchange with the store: what is told and asked, and what its answer changes.
+//! Exchange with the store: its content, and the changes that the answer makes.
 
 use std::time::Duration;
 
@@ -15,24 +15,29 @@ use super::window_lists::ListCursor;
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// How soon the store is asked again for one lane at the earliest.
+/// Least time between an answer and the next question for the same lane.
 const MIN_ASK_INTERVAL: Duration = Duration::from_micros(500);
-/// After how many beats the store is told of every window of which anything is taken, so that it does not forget it.
+/// Heartbeats between two reminders: a reminder reports every window with slots, so that the store
+/// does not forget it.
 const HEARTBEATS_PER_REMINDER: u32 = 150;
 
-/// How many windows and lanes are in one exchange, and for how many requests a lane asks, at most: the store stands still
-/// for everybody while it answers.
+/// Number of windows in an exchange from which on no queued report is added; lanes may add theirs
+/// beyond it. All four bounds keep the exchange short, because the store serves no other gateway
+/// while it answers.
 const MAX_WINDOWS: usize = 256;
+/// Number of slot requests in an exchange from which on no further lane is added.
 const MAX_SLOT_REQUESTS: usize = 64;
+/// Number of settle times after which no further window is added; one report may exceed it.
 const MAX_SETTLED: usize = 2000;
+/// Most requests for which one lane asks at once.
 const MAX_REQUESTS: usize = 1000;
-/// At how many windows is looked to find those that the store must hear of.
+/// Most windows scanned per exchange to find those that the store does not know.
 const MAX_SCANNED: usize = 512;
-/// How many in a lane are looked at to see whether they need the same.
+/// Most waiters of a lane examined for the same costs as its head.
 const MAX_CHECKED: usize = 64;
 
 impl Sharing {
-    /// Goes on with the windows of the next limit.
+    /// Starts the scan of the windows of the next limit, if there is one.
     pub(super) fn begin_scan(&self, table: &mut WindowTable) {
         if let Some(limit) = self.scan.front() {
             table.lists.begin(ListCursor::Sharing, *limit);
@@ -41,7 +46,9 @@ impl Sharing {
 }
 
 impl Counters {
-    /// What the store is to be told and asked now, which is about to happen. At a heartbeat also granted slots that no request uses.
+    /// Takes the content of the exchange that is about to happen. At a `heartbeat`, it also returns
+    /// granted slots without a use. Empty if the store cannot be asked; only `renew_id` if the
+    /// client id must change. The rest of a large backlog stays due at once.
     pub(super) fn take_sync(&mut self, queue: &mut Queue, trigger: SyncTrigger, now: Time) -> SyncRequest {
         let mut sync = SyncRequest { horizon: self.sharing.horizon(), ..SyncRequest::default() };
         if self.sharing.epoch.is_none() {
@@ -77,7 +84,7 @@ impl Counters {
         sync
     }
 
-    /// Looks for windows that the store is to be told of under this gateway's present name, some at a time.
+    /// Queues reports of the windows to be known under this gateway's present name, some at a time.
     fn queue_known_reports(&mut self, now: Time) {
         for _ in 0..MAX_SCANNED {
             if self.sharing.scan.is_empty() {
@@ -96,6 +103,8 @@ impl Counters {
         }
     }
 
+    /// Runs the heartbeat of each lease holder, and queues a report of those that changed; every
+    /// 150th time, of all. Drops holders without a window.
     fn heartbeat(&mut self, now: Time) {
         self.sharing.heartbeats = (self.sharing.heartbeats + 1) % HEARTBEATS_PER_REMINDER;
         for (index, generation) in self.sharing.lease_holders.clone() {
@@ -112,7 +121,8 @@ impl Counters {
         }
     }
 
-    /// Asks for the first of a lane who need the same.
+    /// Adds the question for the first waiters of a lane that need the same costs as its head.
+    /// Slots that are granted already are subtracted, but at least one request is asked for.
     fn add_slot_request(&mut self, queue: &mut Queue, sync: &mut SyncRequest, group: u32, now: Time) {
         let Some(found) = queue.groups.get_mut(group) else { return };
         found.asks = StoreAsk::InFlight(self.sharing.round);
@@ -152,7 +162,8 @@ impl Counters {
         sync.slot_requests.push(request);
     }
 
-    /// Puts a window into the exchange, and says at which place.
+    /// Adds the report of a window to the exchange, once, and returns its place. May add a question
+    /// for prefetched slots, which has no group.
     fn add_report(&mut self, sync: &mut SyncRequest, index: u32, now: Time) -> usize {
         if let Some(place) = sync.windows.iter().position(|report| report.window == index) {
             return place;
@@ -187,7 +198,8 @@ impl Counters {
         place
     }
 
-    /// For how long what settled counts for other gateways, where they say another span than this one.
+    /// Records the spans of other gateways for limits where they differ from this one's: settled
+    /// slots are reported for the longest span. It never shrinks.
     pub(super) fn set_reported_spans(&mut self, spans: &[(LimitId, Duration)]) {
         for (limit, span) in spans {
             let rule = &mut self.limits.rules[limit.at()];
@@ -195,7 +207,10 @@ impl Counters {
         }
     }
 
-    /// The store has answered, take by take. `began`: a moment before it was asked; `ended`: one after it had answered.
+    /// Applies the answer of the store, one grant per slot request, in order. `began`: a time
+    /// before the question; `ended`: one after the answer. A slot opens at `ended` plus its wait
+    /// and is void at `began` plus its wait and `LEASE`: both errors are on the safe side. Windows
+    /// in the exchange are marked for dispatch.
     pub(super) fn sync_answered(
         &mut self,
         queue: &mut Queue,
@@ -223,6 +238,8 @@ impl Counters {
         }
     }
 
+    /// Adds the grant of one slot request as leases to its windows, and schedules the next question
+    /// of its lane. Skips a window that is gone or no longer store-managed.
     fn distribute(
         &mut self,
         queue: &mut Queue,
@@ -235,7 +252,7 @@ impl Counters {
             let Some(report) = sync.windows.get(*place) else { continue };
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
             let rule = &self.limits.rules[report.limit.at()];
-            // The file was read again meanwhile, and the store is about to forget all of it.
+            // A reload has taken the limit from the store, which is about to forget it.
             if !rule.store_managed {
                 continue;
             }
@@ -254,7 +271,8 @@ impl Counters {
                 let shut = grant.blocked_for.get(number).filter(|shut| !shut.is_zero());
                 window.set_opens_after(rule, shut.map_or(Time::START, |shut| ended + *shut), *cost);
             }
-            // An opening is asked for in time; where none is known there is nothing to be early for.
+            // The question for a known opening goes out one lead time before it; else there is no
+            // time to be early for.
             let ahead = if grant.opens_then { self.sharing.lead_time(rule) } else { Duration::ZERO };
             again = again.max(grant.next_in.unwrap_or_default().saturating_sub(ahead));
             self.sharing.lease_holders.insert((report.window, report.generation));
@@ -268,7 +286,8 @@ impl Counters {
         }
     }
 
-    /// Those for whom slots were asked may be gone.
+    /// Returns the granted slots of windows in the exchange that have lost their waiters meanwhile.
+    /// A window with an exchange that asked ahead keeps its slots.
     pub(super) fn return_surplus(&mut self, sync: &SyncRequest, now: Time) {
         for report in &sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
@@ -284,7 +303,8 @@ impl Counters {
         }
     }
 
-    /// No answer came: whether the store was told anything is not known.
+    /// Handles an exchange without an answer: the store may or may not have applied it, so the
+    /// windows keep the settle times to report them again.
     pub(super) fn sync_lost(&mut self, sync: SyncRequest) {
         for report in sync.windows {
             let Some(window) = self.table.current(report.window, report.generation) else { continue };
@@ -292,7 +312,8 @@ impl Counters {
         }
     }
 
-    /// The last exchange: nothing is asked for, and what was granted is given back.
+    /// Takes the last exchange, before the gateway stops: no questions, and all granted slots are
+    /// returned.
     pub(super) fn sign_off(&mut self, now: Time) -> SyncRequest {
         let mut sync = SyncRequest::default();
         let reports: Vec<_> =

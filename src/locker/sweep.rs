@@ -1,18 +1,20 @@
-//! Drops idle windows: a sweep that goes round over all places, a slice at a time.
+//! Sweep of idle windows: goes round over all places of the window table, a slice at a time.
 
 use std::time::Duration;
 
 use super::counters::Counters;
 use crate::time::Time;
 
-/// Places that are looked at when a window is made, and when a limit has as many keys as it may.
+/// Places swept for each new window.
 pub(super) const ON_INSERT: usize = 1;
+/// Places swept for a new key of a limit that has `max_keys` windows, before the key is refused.
 pub(super) const FOR_ROOM: usize = 256;
 
-/// Places of a slice at least: some 40 µs of work.
+/// Least number of places in a slice: some 40 µs of work.
 const SLICE: usize = 2048;
 
-/// In what time the sweep has been everywhere: long enough that a key which pauses for a moment keeps its window.
+/// Longest time of a round over all places: long enough that a key which pauses for a moment keeps
+/// its window.
 const ROUND: Duration = Duration::from_secs(10);
 
 /// Shortest and longest interval of the slices: not so often that the sweep is seen in the load, and often enough that a few idle
@@ -21,7 +23,7 @@ const ROUND: Duration = Duration::from_secs(10);
 const SLICE_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 
 impl Counters {
-    /// Sweeps a slice, and says when the next is due.
+    /// Sweeps a slice, sets the time of the next one, and forgets retired limits.
     pub(super) fn sweep(&mut self, now: Time) {
         let (slice, slice_interval) = slices(self.table.capacity());
         self.table.sweep(slice, &mut self.limits.rules, now);
@@ -29,7 +31,9 @@ impl Counters {
         self.forget_retired(now);
     }
 
-    /// Forgets the limits that are gone from the file and of which nothing counts any more.
+    /// Forgets the limits that are no longer in the file and no longer count anything. Waits until
+    /// the journal has fetched the drops of windows and the pages of its scan. The limits are then
+    /// written anew.
     pub(super) fn forget_retired(&mut self, now: Time) {
         if self.limits.retired.is_empty() || self.write_queue.has_unwritten_drops(&self.table) {
             return;
@@ -43,13 +47,14 @@ impl Counters {
         }
     }
 
-    /// Interval of the slices.
+    /// Interval between two slices at the present size of the table.
     pub(super) fn slice_interval(&self) -> Duration {
         slices(self.table.capacity()).1
     }
 }
 
-/// The number of places of a slice, and the interval to the next.
+/// Number of places of a slice, and the interval to the next, such that a round stays within
+/// `ROUND`.
 fn slices(places: usize) -> (usize, Duration) {
     // A key may fall idle just behind the sweep, and that may have been paced for fewer.
     let round = ROUND - 2 * SLICE_INTERVALS.1;

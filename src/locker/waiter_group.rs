@@ -30,7 +30,8 @@ impl Queue {
         waiter.effective_arrival = effective_arrival(waiter.position, rule.max_wait);
     }
 
-    /// Adds a waiter to its group and to the queues of its windows.
+    /// Adds a waiter to its group and to the queues of its windows. Its demands and deadline must
+    /// be set. The group is marked for a check if the waiter is its first.
     pub(super) fn enqueue(&mut self, counters: &mut Counters, id: u32) {
         let mut waiter = self.waiters.take(id);
         waiter.caller_order.id = id;
@@ -97,7 +98,9 @@ impl Queue {
         group
     }
 
-    /// Removes a waiter from its group and from its windows' queues, and marks what it blocked for another check.
+    /// Removes a waiter from its group and from its windows' queues, and marks the groups and
+    /// windows that it blocked for another check. The waiter itself stays in the slab for the
+    /// caller to remove.
     pub(super) fn dequeue(&mut self, counters: &mut Counters, id: u32, reason: DequeueReason, now: Time) {
         let waiter = self.waiters.take(id);
         let was_first = first(&self.groups[waiter.group].entries).is_some_and(|(_, entry)| entry.id == id);
@@ -146,7 +149,8 @@ impl Queue {
         self.waiters.put_back(id, waiter);
     }
 
-    /// Removes a waiter from the queue of one window.
+    /// Removes a waiter from the queue of one window. Drops the queue after its last waiter; the
+    /// store then gets a report.
     fn leave_window(&mut self, counters: &mut Counters, demand: &WindowDemand, waiter: &Waiter, now: Time) {
         let window = demand.window;
         let (caller, caller_order) = (waiter.caller, waiter.caller_order);

@@ -1,8 +1,10 @@
-//! Limits that several gateways count together: what the store is told and asked, and what its answer changes.
+//! Sharing of limits between gateways: the reports and questions to the store, and the changes that
+//! its answers make.
 //!
-//! The locker does not speak with the store. It says when an exchange is due (`sync_due`) and what is in it
-//! (`take_sync`), and is told the answer (`sync_answered`) or that none came (`sync_lost`). Between two exchanges the
-//! windows give out what they were granted. What is asked for is asked for all windows of a request at once, lane by lane.
+//! The locker does no I/O with the store. It returns the time of the next exchange (`sync_due`) and
+//! its content (`take_sync`), and takes the answer (`sync_answered`) or the lack of one
+//! (`sync_lost`). Between two exchanges the windows hand out the slots that they were granted. A
+//! question covers all windows of a request at once, lane by lane.
 
 mod mode;
 mod sync_request;
@@ -23,18 +25,21 @@ use super::window::WindowRule;
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// How long before its opening the store may grant a slot, so that who waits for it leaves when it opens and not a round
-/// trip later; longer for a gateway that is far away, so that it does not come too late for every slot. A quarter of the
-/// span, if that is less.
+/// Shortest time before its opening at which the store may grant a slot, so that its waiter leaves
+/// at the opening and not a round trip later. A gateway that is far away takes a longer one
+/// (`Sharing::horizon`), so that it does not come too late for every slot. A quarter of the span,
+/// if that is less.
 const HORIZON: Duration = Duration::from_millis(5);
-/// The longest horizon that any gateway takes.
+/// Longest horizon of any gateway, however slow its store answers.
 pub const MAX_HORIZON: Duration = Duration::from_millis(50);
-/// How long after its opening a granted slot may be used: a request that has not left by then never does.
+/// Time after its opening for which a granted slot may be used: a request that has not left by then
+/// never does.
 pub const LEASE: Duration = Duration::from_millis(250);
 
-/// What settles is told after a 200th of the span: others need to know it only shortly before a span has passed.
+/// Bounds of the delay of a settle report, which is a 200th of the span: other gateways need the
+/// settle time only shortly before a span has passed, so reports are batched.
 pub(super) const REPORT_DELAYS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-/// How soon after one another the store is asked for slots that nobody waits for yet.
+/// Least time between two questions to the store for slots without a waiter.
 const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The work list of the store of shared limits.
@@ -44,34 +49,43 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 /// answer to a question of an earlier round is believed. The slots that the store has granted lie in the windows.
 #[derive(Debug)]
 pub(in crate::locker) struct Sharing {
-    /// Whether the store can be asked, and under which name of this gateway's.
+    /// Number of the present name of this gateway with the store; `None` while the store cannot be
+    /// asked.
     pub(super) epoch: Option<u64>,
+    /// Number of names so far: each `open` takes the next one.
     pub(super) epochs: u64,
     /// The mode of each shared limit.
     pub(super) modes: HashMap<LimitId, SharingMode>,
+    /// Windows that changed since their last report: index and generation. Each is in it once, by
+    /// `mark_report_queued`.
     pub(super) reports: VecDeque<(u32, u32)>,
-    /// When those are to be told of.
+    /// Time by which the first of the reports must go out; `Time::NEVER` without any.
     pub(super) due: Time,
-    /// The limits whose windows have yet to be looked at for what the store does not know under the present name; the
-    /// first of them is being walked through.
+    /// Limits with windows not yet scanned for state that the store does not know under the present
+    /// name; the scan is in the first of them.
     pub(super) scan: VecDeque<LimitId>,
-    /// For which lanes to ask when.
+    /// Lanes to ask for, by time: `(at, group)`.
     pub(super) asks: BTreeSet<(Time, u32)>,
-    /// Which asking and answering lanes are in; what one bears of another turn is of no account.
+    /// Present round of questions and answers. A `StoreAsk` of another round counts as `Idle`.
     pub(super) round: u32,
-    /// Windows to which slots were granted, or may have been.
+    /// Windows with granted slots, or with a question under way: index and generation.
     pub(super) lease_holders: BTreeSet<(u32, u32)>,
-    /// What there was of both before this turn, until it is dropped.
+    /// Asks and lease holders of earlier rounds, not yet dropped.
     pub(super) discarded: Vec<Discarded>,
+    /// Heartbeats since the last reminder, modulo the interval of reminders (150).
     pub(super) heartbeats: u32,
-    /// A limit is shared no more, and what the store knows of it is out of date.
+    /// True if a limit is no longer shared: the store's state of it is out of date, and a new
+    /// client id makes the store forget it.
     pub(super) renew_id: bool,
-    /// How long an answer of the store takes, at most or of late.
+    /// Duration of an exchange with the store: a longer one replaces it at once, a shorter one by
+    /// an eighth, at most `LEASE`.
     pub(super) round_trip: Duration,
+    /// Time of the last exchange.
     pub(super) last: Time,
 }
 
 impl Sharing {
+    /// Closed sharing: no name, no modes, no work.
     pub(in crate::locker) fn new() -> Sharing {
         Sharing {
             epoch: None,
@@ -96,17 +110,20 @@ impl Sharing {
         self.epoch.is_some()
     }
 
-    /// How long before its opening a slot may be granted to this gateway.
+    /// Time before its opening at which a slot may be granted to this gateway: one and a half round
+    /// trips, within 5 ms and 50 ms.
     pub(super) fn horizon(&self) -> Duration {
         (self.round_trip * 3 / 2).clamp(HORIZON, MAX_HORIZON)
     }
 
-    /// How long before its opening a slot of a limit is asked for, so that the question is there in time.
+    /// Time before its opening at which a slot of a limit is asked for: half a round trip, so that
+    /// the question is there in time, plus three quarters of the horizon.
     pub(in crate::locker) fn lead_time(&self, rule: &WindowRule) -> Duration {
         self.horizon().min(Duration::from_nanos(rule.span / 4)) * 3 / 4 + self.round_trip / 2
     }
 
-    /// When the store is to be told or asked something.
+    /// Time of the next exchange. `Time::NEVER` if the store cannot be asked or there is nothing to
+    /// send; `Time::START`, so at once, if the client id must change.
     pub(in crate::locker) fn due(&self) -> Time {
         if self.epoch.is_none() {
             return Time::NEVER;
@@ -118,14 +135,15 @@ impl Sharing {
         self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(reports_due)
     }
 
-    /// A lane is no more.
+    /// Removes the scheduled question for a lane, as for a lane that is dropped. One that is under
+    /// way is not taken back.
     pub(in crate::locker) fn cancel_ask(&mut self, group: u32, asks: StoreAsk) {
         if let StoreAsk::Scheduled(at, _) = self.current_ask(asks) {
             self.asks.remove(&(at, group));
         }
     }
 
-    /// Whether the store is asked for a lane that bears this.
+    /// State of a lane's question in the present round: `Idle` if `asks` is of another round.
     pub(in crate::locker) fn current_ask(&self, asks: StoreAsk) -> StoreAsk {
         match asks {
             StoreAsk::Scheduled(_, round) | StoreAsk::InFlight(round) if round != self.round => StoreAsk::Idle,
@@ -133,14 +151,16 @@ impl Sharing {
         }
     }
 
-    /// Asks for slots for a group of waiters, which bears `asks`, at that time and no other.
+    /// Schedules the question for a group of waiters, with its state `asks`, at a time. It replaces
+    /// one that was scheduled before.
     pub(in crate::locker) fn ask_at(&mut self, group: u32, asks: &mut StoreAsk, at: Time) {
         let before = std::mem::replace(asks, StoreAsk::Scheduled(at, self.round));
         self.cancel_ask(group, before);
         self.asks.insert((at, group));
     }
 
-    /// A window must be told of, by then.
+    /// Queues a report of a window, to go out by a time. A window that is queued already only makes
+    /// the time earlier.
     pub(in crate::locker) fn queue_report(&mut self, table: &mut WindowTable, index: u32, by: Time) {
         let window = table.window_mut(index);
         if window.mark_report_queued() {
@@ -150,7 +170,8 @@ impl Sharing {
         self.due = self.due.min(by);
     }
 
-    /// Has the store told soon of what has happened in a window, if its limit is shared.
+    /// Queues a report of a change in a window, after the report delay of its rule. Does nothing if
+    /// the limit is not shared.
     pub(in crate::locker) fn queue_settle_report(
         &mut self,
         limits: &LimitTable,
@@ -164,7 +185,8 @@ impl Sharing {
         }
     }
 
-    /// Slots of a shared window were taken: if it goes on so, more are needed.
+    /// Queues a report of a window that runs out of granted slots, to prefetch more. Does nothing
+    /// for a window with a line: its lanes ask for themselves.
     pub(in crate::locker) fn queue_refill(
         &mut self,
         limits: &LimitTable,
@@ -179,7 +201,8 @@ impl Sharing {
         }
     }
 
-    /// Slots that the store has granted and no request waits for are given back at once, if they keep others back.
+    /// Returns granted slots for which no request waits, at once. Only for limits with spacing:
+    /// there an unused slot delays the other gateways.
     pub(in crate::locker) fn return_unwanted(
         &mut self,
         limits: &LimitTable,
@@ -195,7 +218,8 @@ impl Sharing {
         }
     }
 
-    /// Nothing is asked for any more, and no answer to what was is of any account.
+    /// Voids all questions, scheduled or under way, by a new round. Constant time: the old lists
+    /// are dropped later, by `discard_some`.
     pub(super) fn cancel_asks(&mut self) {
         self.round = self.round.wrapping_add(1);
         self.scan.clear();
@@ -206,7 +230,7 @@ impl Sharing {
         }
     }
 
-    /// Drops so many of the things that are of no account any more; whether any are left.
+    /// Drops up to `most` void entries; returns true if any are left.
     pub(in crate::locker) fn discard_some(&mut self, most: usize) -> bool {
         for _ in 0..most {
             let Some(last) = self.discarded.last_mut() else { return false };
@@ -217,13 +241,13 @@ impl Sharing {
         self.has_discarded()
     }
 
-    /// Whether anything is of no account any more, and still there.
+    /// True if void entries are left to drop.
     pub(in crate::locker) fn has_discarded(&self) -> bool {
         !self.discarded.is_empty()
     }
 }
 
-/// What is of no account any more. It may be large, and is dropped some at a time.
+/// Void entries of one earlier round. They may be many, and are dropped some at a time.
 #[derive(Debug)]
 pub(super) struct Discarded {
     asks: BTreeSet<(Time, u32)>,
@@ -231,9 +255,11 @@ pub(super) struct Discarded {
 }
 
 impl WindowRule {
+    /// Delay of a settle report: a 200th of the span, from 1 ms to 50 ms; with spacing at most a
+    /// quarter of the interval.
     pub(super) fn report_delay(&self) -> Duration {
         let delay = Duration::from_nanos(self.span / 200).clamp(REPORT_DELAYS.0, REPORT_DELAYS.1);
-        // The next one's distance runs from it.
+        // With spacing, the next slot opens one interval after the reported time.
         if self.is_spaced() { delay.min(Duration::from_nanos(self.interval / 4)) } else { delay }
     }
 }

@@ -1,4 +1,4 @@
-//! Whose word it is whether a request may pass a shared limit.
+//! Sharing mode: the authority that decides whether a request may pass a shared limit.
 
 use std::num::NonZeroU32;
 
@@ -26,26 +26,29 @@ impl PriorSharing {
     }
 }
 
-/// Source of the decision whether a request may pass a shared limit.
+/// Authority that decides whether a request may pass a shared limit. The gate's store client sets
+/// it as the store becomes reachable or unreachable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SharingMode {
-    /// The store's.
+    /// The store grants slots.
     Store,
-    /// Nobody's: the store cannot be asked, and who comes waits.
+    /// None: the store cannot be asked, and requests wait.
     Blocked,
-    /// This gateway's, which has one equal part of the limit for a time.
+    /// This gateway, which has one equal part of the limit for a time.
     Fraction {
-        /// How many parts there are.
+        /// Number of parts, one per gateway. A part is rounded down; if it is 0, no request passes.
         parts: NonZeroU32,
-        /// When its part is given to others: what goes in it must have left by then.
+        /// Time at which the part passes to other gateways: a request in it must have left by then.
         until: Time,
     },
-    /// This gateway's alone, as if there were no other.
+    /// This gateway alone, with the whole limit, as if there were no other.
     Standalone,
 }
 
 impl WindowRule {
-    /// Whose word it is from here on.
+    /// Applies a mode to the rule: sets `requests`, `interval` and `in_flight` from the whole or a
+    /// part, and `store_managed` and `store_lost`. A rule that is not shared is never
+    /// store-managed.
     fn apply_sharing_mode(&mut self, mode: SharingMode) {
         let (requests, interval, in_flight) = self.whole;
         (self.requests, self.interval, self.in_flight) = self.whole;
@@ -61,7 +64,7 @@ impl WindowRule {
                 let part = |all: u32| if all == u32::MAX { all } else { all / parts };
                 (self.requests, self.in_flight) = (part(requests), part(in_flight));
                 self.interval = interval.saturating_mul(u64::from(parts.get()));
-                // Less than one each is nothing.
+                // A part of less than one slot or flight is none.
                 let nothing = self.requests == 0 || self.in_flight == 0;
                 (nothing, nothing)
             }
@@ -71,9 +74,10 @@ impl WindowRule {
 }
 
 impl Sharing {
-    /// The store can be asked, and does not know this gateway: from here on what may go is its to say. Which windows it must
-    /// hear of is found with the next exchanges, some at a time: until then it counts them by the name it knew before.
-    /// Returns the limits whose waiters must be reviewed.
+    /// Opens sharing with a store that does not know this gateway: all shared limits become the
+    /// store's. A scan finds the windows to report with the next exchanges, some at a time; until
+    /// then the store counts them by the former name. Returns the limits that need a review of
+    /// their waiters.
     pub(in crate::locker) fn open(
         &mut self,
         limits: &mut LimitTable,
@@ -91,8 +95,9 @@ impl Sharing {
         shared
     }
 
-    /// The store cannot be asked any more: no request passes a shared limit before the next `open` or `set_mode`. Returns
-    /// the limits whose waiters must be reviewed.
+    /// Closes sharing, as the store cannot be asked any more: no request passes a shared limit
+    /// before the next `open` or `set_mode`. Returns the limits that need a review of their
+    /// waiters.
     pub(in crate::locker) fn close(&mut self, limits: &mut LimitTable) -> Vec<LimitId> {
         self.epoch = None;
         self.cancel_asks();
@@ -101,8 +106,8 @@ impl Sharing {
         shared
     }
 
-    /// Sets who has the say about these shared limits. Holds at once, and the slots that the store has granted are void: the
-    /// rule says both, and no window is looked at.
+    /// Sets the mode of these shared limits. It holds at once, and the slots that the store has
+    /// granted are void: both are in the rule (its term changes), and no window is touched.
     pub(in crate::locker) fn set_mode(&mut self, limits: &mut LimitTable, ids: &[LimitId], mode: SharingMode) {
         for id in ids {
             let rule = &mut limits.rules[id.at()];
@@ -112,8 +117,9 @@ impl Sharing {
         }
     }
 
-    /// Brings the rule of a limit that is new or changed in line with whose word it is. `before`: by its earlier
-    /// rule. Returns true if the limit is shared: then what the store has said of it was of another rule.
+    /// Applies the mode to the rule of a limit that is new or changed. `before`: by
+    /// its earlier rule. Returns true if the limit is shared: the former answers of the store were
+    /// for another rule, and the caller cancels the questions for it.
     pub(in crate::locker) fn update_limit(
         &mut self,
         limits: &mut LimitTable,
@@ -146,12 +152,13 @@ impl Sharing {
         true
     }
 
-    /// A limit is forgotten.
+    /// Drops the mode of a limit that is forgotten.
     pub(in crate::locker) fn forget_limit(&mut self, id: LimitId) {
         self.modes.remove(&id);
     }
 
-    /// No group of waiters that needs a window of this limit is asked for any more until it is looked at again.
+    /// Cancels the scheduled questions of all groups that need a window of this limit, and marks
+    /// these groups for a look.
     pub(in crate::locker) fn cancel_asks_for(&mut self, table: &WindowTable, queue: &mut Queue, id: LimitId) {
         for group in queue.groups.indices() {
             let WaiterGroup { asks, windows, .. } = &queue.groups[group];

@@ -26,7 +26,9 @@ pub(crate) struct LogEntry {
 /// Ring buffer inside the window. Times and counts are separate arrays, because pairs of them would be padded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogRing {
+    /// Settle times, in ring order.
     at: [Time; INLINE],
+    /// Numbers of slots, at the index of their time.
     count: [u32; INLINE],
 }
 

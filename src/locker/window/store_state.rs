@@ -187,7 +187,7 @@ impl Window {
         self.store_in_term_mut(rule).opens_after = (opens_after, cost);
     }
 
-    /// Forgets the store's lower bound, because it was about another rule.
+    /// Forgets the store's lower bound, as after a change of the rule.
     pub(crate) fn clear_opens_after(&mut self) {
         if let Some(store) = self.extra.as_mut().and_then(|extra| extra.store.as_mut()) {
             store.opens_after = (Time::START, 0);
@@ -219,7 +219,7 @@ impl Window {
         by_slots.min(if rule.counts_flights() { flights } else { u32::MAX })
     }
 
-    /// Drops leases that have ended; the store is told that their rest was not used.
+    /// Drops leases that have ended; their unused rest is returned with the next report.
     pub(super) fn expire_leases(&mut self, rule: &WindowRule, now: Time) {
         let store = self.extra.as_mut().and_then(|extra| extra.store.as_mut());
         let Some(store) = store.filter(|store| store.term == rule.term) else { return };

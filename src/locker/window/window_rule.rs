@@ -72,6 +72,7 @@ pub(crate) struct WindowRule {
     pub(crate) interval: u64,
     /// `smooth`: number of slots that may go without spacing, at least 1.
     pub(crate) burst: u32,
+    /// Window kind, which decides how slots open.
     pub(crate) algorithm: Algorithm,
     /// `calendar`: unit and zone in words, by which gateways compare whether they count the same periods.
     pub(crate) calendar: Option<Arc<str>>,
