@@ -45,6 +45,11 @@ pub(super) fn circles(files: &[File]) -> Vec<String> {
     faults
 }
 
+#[test]
+fn files_inside_a_module_import_each_other_in_one_direction() {
+    super::hold(circles, &["src"]);
+}
+
 fn sibling_uses(sources: &[(&File, Arc<Facts>)]) -> Uses {
     let modules: BTreeSet<&ItemPath> = sources.iter().map(|(_, facts)| &facts.module).collect();
     let imports: BTreeMap<&ItemPath, &ItemPath> =
