@@ -49,3 +49,8 @@ pub(super) fn files_with_one_name(files: &[File]) -> Vec<String> {
     };
     shared.map(message).collect()
 }
+
+#[test]
+fn no_two_files_share_a_name() {
+    super::hold(files_with_one_name, &["src"]);
+}
