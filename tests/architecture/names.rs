@@ -31,6 +31,11 @@ pub(super) fn types_with_one_name(files: &[File]) -> Vec<String> {
     shared.map(message).collect()
 }
 
+#[test]
+fn no_two_types_share_a_name() {
+    super::hold(types_with_one_name, &["src"]);
+}
+
 /// Files of `src` that share a name.
 pub(super) fn files_with_one_name(files: &[File]) -> Vec<String> {
     let mut paths: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
