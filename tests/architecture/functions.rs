@@ -48,3 +48,8 @@ pub(super) fn bool_parameters(files: &[File]) -> Vec<String> {
 fn no_function_is_longer_than_a_screen() {
     super::hold(long_functions, &["src", "tests", "benches"]);
 }
+
+#[test]
+fn no_function_takes_a_bool() {
+    super::hold(bool_parameters, &["src"]);
+}
