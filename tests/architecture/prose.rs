@@ -45,6 +45,11 @@ pub(super) fn clauses(files: &[File]) -> Vec<String> {
     too_many(counts, MOST_CLAUSES, "wh-clause", "begin with a wh-clause", "begin with a noun or a verb")
 }
 
+#[test]
+fn comments_begin_with_nouns_and_verbs() {
+    super::hold(clauses, &["src"]);
+}
+
 /// Comment lines that speak of persons.
 pub(super) fn persons(files: &[File]) -> Vec<String> {
     let counts =
