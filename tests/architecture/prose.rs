@@ -57,6 +57,11 @@ pub(super) fn persons(files: &[File]) -> Vec<String> {
     too_many(counts, MOST_PERSONS, "persons", "speak of persons", "name the process, thread, request or connection")
 }
 
+#[test]
+fn comments_do_not_speak_of_persons() {
+    super::hold(persons, &["src"]);
+}
+
 /// Doc lines (`///`, `//!`) as a share of all lines.
 pub(super) fn docs(files: &[File]) -> Vec<String> {
     let mut counts = count(files, |_| false);
