@@ -85,6 +85,11 @@ pub(super) fn docs(files: &[File]) -> Vec<String> {
     vec![message]
 }
 
+#[test]
+fn a_fifth_of_the_lines_are_docs() {
+    super::hold(docs, &["src"]);
+}
+
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
