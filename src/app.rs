@@ -1,8 +1,10 @@
-//! The running gateway: builds all components from settings, runs a worker per core, handles signals, and shuts down.
+//! The running gateway: builds all components from settings, runs a worker per core, handles
+//! signals, and shuts down.
 //!
-//! The thread that calls [`run`] accepts connections, drives the gate's timer, handles signals and is the first worker. Each
-//! connection stays with the worker that has the fewest when it is accepted. Workers share the gate, counters and settings.
-//! Requests, limits and the file's format are none of this module's business.
+//! The thread that calls [`run`] accepts connections, drives the gate's timer, handles signals and
+//! is the first worker. Each connection stays with the worker that has the fewest when it is
+//! accepted. Workers share the gate, counters and settings. Requests, limits and the file's format
+//! are none of this module's business.
 
 mod admin_commands;
 mod bound_listeners;
@@ -42,11 +44,11 @@ use crate::config::Settings;
 use crate::gate::{journal, takeover};
 use crate::proxy::{self, Shared};
 
-/// Time for the last lines of the access log at exit. A choice: a reader that works takes them at once, one that has stopped
-/// reading must not block the exit.
+/// Time for the last lines of the access log at exit. A choice: a reader that works takes them at
+/// once, one that has stopped reading must not block the exit.
 const ACCESS_LOG_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum time that connections stay in this process after another one has taken over. A choice: tunnels have no end of
-/// their own, and an hour is long for one.
+/// Maximum time that connections stay in this process after another one has taken over. A choice:
+/// tunnels have no end of their own, and an hour is long for one.
 const LAME_DUCK_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// End of a run.
@@ -54,7 +56,8 @@ const LAME_DUCK_TIMEOUT: Duration = Duration::from_secs(3600);
 pub enum RunOutcome {
     /// A signal stopped it; running requests were finished, or `[timeouts] drain` has passed.
     Drained,
-    /// A second signal ended it at once. The exit code that shells give to a process killed by that signal.
+    /// A second signal ended it at once. The exit code that shells give to a process killed by that
+    /// signal.
     Killed(u8),
 }
 
@@ -90,7 +93,8 @@ pub enum Error {
     /// The timer has stopped, so that no waiter would be woken. A fault of the gateway's.
     #[error("the gate's timer stopped: {0}")]
     Timer(String),
-    /// An accept loop has panicked, so that the address would accept nothing. A fault of the gateway's.
+    /// An accept loop has panicked, so that the address would accept nothing. A fault of the
+    /// gateway's.
     #[error("the listener at {0} stopped")]
     Accept(SocketAddr),
     /// The lock service has stopped, so that locks would not expire. A fault of the gateway's.
@@ -103,15 +107,17 @@ pub enum Error {
 pub enum StartMode {
     /// With the counts of the state folder, or none.
     Fresh,
-    /// As `Fresh`, for the programs of `lockgate exec` only: without admin API, lock service and upgrades.
+    /// As `Fresh`, for the programs of `lockgate exec` only: without admin API, lock service and
+    /// upgrades.
     Exec,
-    /// In place of the process at the other end of the standard input, with all its counts, waiters and sockets.
+    /// In place of the process at the other end of the standard input, with all its counts, waiters
+    /// and sockets.
     TakeOver,
 }
 
-/// Runs the gateway until a signal stops it. `path`: the configuration file of these settings, which a reload reads again.
-/// `announce` is called once all addresses are bound, with the settings in force; not after a take-over, which the previous
-/// process has announced.
+/// Runs the gateway until a signal stops it. `path`: the configuration file of these settings,
+/// which a reload reads again. `announce` is called once all addresses are bound, with the settings
+/// in force; not after a take-over, which the previous process has announced.
 ///
 /// # Errors
 /// See [`Error`].
@@ -178,8 +184,8 @@ enum StopCause {
 }
 
 impl RunningGateway {
-    /// Serves until a signal or an upgrade, then drains and writes what must outlive the process. `failures`: see
-    /// [`Components::failures`].
+    /// Serves until a signal or an upgrade, then drains and writes what must outlive the process.
+    /// `failures`: see [`Components::failures`].
     ///
     /// # Errors
     /// The first failure.
@@ -214,7 +220,8 @@ impl RunningGateway {
         }
     }
 
-    /// Handles signals, admin commands and upgrades until this process must stop accepting connections.
+    /// Handles signals, admin commands and upgrades until this process must stop accepting
+    /// connections.
     ///
     /// # Errors
     /// The first failure.
@@ -266,8 +273,8 @@ impl RunningGateway {
         Some(spawn_local(upgrade::hand_over(Rc::clone(command), reloader, gate, admin, locks)))
     }
 
-    /// Graceful shutdown: starts no new work and waits for running requests, at most for `[timeouts] drain`. A second signal
-    /// ends it at once.
+    /// Graceful shutdown: starts no new work and waits for running requests, at most for
+    /// `[timeouts] drain`. A second signal ends it at once.
     async fn drain(&mut self) -> RunOutcome {
         let (drain, gate, patience) = (&self.shared.drain, &self.shared.gate, self.reloader.drain_timeout());
         if !drain.entered_lame_duck() {
@@ -296,8 +303,8 @@ impl RunningGateway {
         RunOutcome::Drained
     }
 
-    /// Lame duck after an upgrade: serves the connections that are open here until they close. Drains them after a signal,
-    /// the end of the new process, or [`LAME_DUCK_TIMEOUT`].
+    /// Lame duck after an upgrade: serves the connections that are open here until they close.
+    /// Drains them after a signal, the end of the new process, or [`LAME_DUCK_TIMEOUT`].
     async fn lame_duck(&mut self, mut new_process: Child) -> RunOutcome {
         let drain = &self.shared.drain;
         tracing::info!(

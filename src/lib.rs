@@ -1,10 +1,12 @@
-//! lockgate: a rate-limiting forward and reverse HTTP proxy. It keeps all callers of a resource together under a hard limit.
+//! lockgate: a rate-limiting forward and reverse HTTP proxy. It keeps all callers of a resource
+//! together under a hard limit.
 //!
-//! This page is the architecture document: modules and layers, the path of a request, restart and shutdown, and the invariants.
+//! This page is the architecture document: modules and layers, the path of a request, restart and
+//! shutdown, and the invariants.
 //!
 //! # Layers
-//! A module uses only modules of lower layers, never one of its own layer; inside a module, files have no import circles.
-//! `tests/architecture.rs` checks both against this table.
+//! A module uses only modules of lower layers, never one of its own layer; inside a module, files
+//! have no import circles. `tests/architecture.rs` checks both against this table.
 //!
 //! | layer | modules | what they do | what they may not know |
 //! |---|---|---|---|
@@ -19,34 +21,42 @@
 //! | 0 | [`time`] | a point on the gateway's own time line | everything |
 //!
 //! # The path of a request
-//! `listener → workers → connection → exchange { admit → permit → attempt → response } → request log`: each arrow downwards once.
+//! `listener → workers → connection → exchange { admit → permit → attempt → response } → request
+//! log`: each arrow downwards once.
 //!
-//! [`net::listen`] accepts the connection, which reads the request's head ([`wire::head`]). The exchange carries it in five steps.
-//! Admission: [`proxy::target`] (where to), [`proxy::access`] (may this caller), [`proxy::claims`] (the windows that count it).
-//! Permit: [`gate::Gate::ask`], at once or after a wait. Attempt: a connection to the origin, and `send`, the only door out, which
-//! takes the permit by value. Then the response is forwarded. Any failure leaves as a [`proxy::refusal`]. Responses of the gateway
-//! itself (permits for other programs, TRACE, OPTIONS) need no origin.
+//! [`net::listen`] accepts the connection, which reads the request's head ([`wire::head`]). The
+//! exchange carries it in five steps. Admission: [`proxy::target`] (where to), [`proxy::access`]
+//! (may this caller), [`proxy::claims`] (the windows that count it). Permit: [`gate::Gate::ask`],
+//! at once or after a wait. Attempt: a connection to the origin, and `send`, the only door out,
+//! which takes the permit by value. Then the response is forwarded. Any failure leaves as a
+//! [`proxy::refusal`]. Responses of the gateway itself (permits for other programs, TRACE, OPTIONS)
+//! need no origin.
 //!
-//! A `CONNECT` to a host that is intercepted leaves this path after admission: the caller sees a certificate of our authority
-//! ([`tls::ca`]), and its requests inside the tunnel are served like those of any other connection. An HTTP/2 connection
-//! ([`wire::http2`]) is many such connections: each of its streams carries one exchange, which need not know the version.
+//! A `CONNECT` to a host that is intercepted leaves this path after admission: the caller sees a
+//! certificate of our authority ([`tls::ca`]), and its requests inside the tunnel are served like
+//! those of any other connection. An HTTP/2 connection ([`wire::http2`]) is many such connections:
+//! each of its streams carries one exchange, which need not know the version.
 //!
 //! # Restart, reload, upgrade
-//! The locker names the slots that must outlive a crash before they are used, and [`gate::journal`] writes them to disk. A reload
-//! changes limits under waiting requests ([`gate::Gate::reload`]). In an upgrade another process takes over between one grant and
-//! the next ([`gate::takeover`]), and the old one stays until its connections have ended ([`net::drain`]).
+//! The locker names the slots that must outlive a crash before they are used, and [`gate::journal`]
+//! writes them to disk. A reload changes limits under waiting requests ([`gate::Gate::reload`]). In
+//! an upgrade another process takes over between one grant and the next ([`gate::takeover`]), and
+//! the old one stays until its connections have ended ([`net::drain`]).
 //!
 //! # Invariants
-//! - In no span of time T, wherever it starts, are more than N requests counted, whatever callers, origins and the network do.
-//!   [`locker`] says for which window kinds, and how it is proved. It holds over kill -9, restarts, reloads and upgrades: no two
-//!   processes grant slots of one window at one time.
-//! - No permit, no bytes: everything that leaves for an origin takes a [`gate::Permit`] with it, which gives its slots back or
-//!   settles them exactly once.
+//! - In no span of time T, wherever it starts, are more than N requests counted, whatever callers,
+//!   origins and the network do. [`locker`] says for which window kinds, and how it is proved. It
+//!   holds over kill -9, restarts, reloads and upgrades: no two processes grant slots of one window
+//!   at one time.
+//! - No permit, no bytes: everything that leaves for an origin takes a [`gate::Permit`] with it,
+//!   which gives its slots back or settles them exactly once.
 //! - A request takes slots in all its windows at one moment, or in none.
-//! - Only `gate/clock.rs` reads a clock. Everything below takes the time as an argument, so that a test can move it.
-//! - A connection to an origin on which a caller has logged in (NTLM, Negotiate) is never lent to another caller.
-//! - A tunnel to a host that is not intercepted stays closed: of its bytes only the server name in a ClientHello is read. An
-//!   intercepted tunnel passes nothing uncounted.
+//! - Only `gate/clock.rs` reads a clock. Everything below takes the time as an argument, so that a
+//!   test can move it.
+//! - A connection to an origin on which a caller has logged in (NTLM, Negotiate) is never lent to
+//!   another caller.
+//! - A tunnel to a host that is not intercepted stays closed: of its bytes only the server name in
+//!   a ClientHello is read. An intercepted tunnel passes nothing uncounted.
 //! - No input of a stranger is buffered without a bound; every buffer, queue and table has one.
 
 #![allow(

@@ -1,8 +1,9 @@
 //! Logging set-up: `tracing` to stderr, filtered by `RUST_LOG` or by the level of the file.
 //!
-//! Levels: error, an operator must act; warn, something is worse than promised, once per cause; info, life cycle; debug, one
-//! line per request; trace, the steps of a decision. Messages are constant, variable parts are fields. Credentials, query
-//! values and key values are never logged. The access log goes to stdout by another way (`proxy::access_log`).
+//! Levels: error, an operator must act; warn, something is worse than promised, once per cause;
+//! info, life cycle; debug, one line per request; trace, the steps of a decision. Messages are
+//! constant, variable parts are fields. Credentials, query values and key values are never logged.
+//! The access log goes to stdout by another way (`proxy::access_log`).
 //!
 //! Order of the sources: `RUST_LOG` wins for the whole life of the process; else the level of
 //! `proxy.toml` applies, and a reload changes it ([`set_level`]).
@@ -20,8 +21,8 @@ const QUIET: [&str; 2] = ["h2", "rustls"];
 /// Changes the level while the gateway runs. Set by [`start`].
 static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
 
-/// Starts logging to stderr, filtered by `RUST_LOG`, or by `level` if that is unset or invalid. Panics are logged from here
-/// on. A second call has no effect but on panics.
+/// Starts logging to stderr, filtered by `RUST_LOG`, or by `level` if that is unset or invalid.
+/// Panics are logged from here on. A second call has no effect but on panics.
 ///
 /// `RUST_LOG` takes the directives of `tracing`, such as `debug` or
 /// `lockgate::proxy=trace,h2=warn`. Colours are used only on a terminal.
@@ -61,8 +62,8 @@ pub fn set_level(level: LevelFilter) {
     }
 }
 
-/// Returns the filter of these directives (`RUST_LOG`), or of `level` if they are empty or invalid; with the error if they
-/// are invalid.
+/// Returns the filter of these directives (`RUST_LOG`), or of `level` if they are empty or invalid;
+/// with the error if they are invalid.
 fn filter(directives: &str, level: LevelFilter) -> (EnvFilter, Option<String>) {
     let by_level = || {
         QUIET.iter().fold(EnvFilter::default().add_directive(level.into()), |filter, library| {

@@ -6,11 +6,12 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time: nanoseconds on a monotonic clock whose zero lies before the start of the gateway, so that events of an
-/// earlier process have a time, too.
+/// A point in time: nanoseconds on a monotonic clock whose zero lies before the start of the
+/// gateway, so that events of an earlier process have a time, too.
 ///
-/// There is no `now`: functions take the present as an argument, so that tests can run at any time. All arithmetic
-/// saturates: a clock that jumps ahead by centuries makes deadlines late, never wrong.
+/// There is no `now`: functions take the present as an argument, so that tests can run at any time.
+/// All arithmetic saturates: a clock that jumps ahead by centuries makes deadlines late, never
+/// wrong.
 ///
 /// Has 64 bits, so that a time costs as much as a number: the range is 584 years. `Default` is
 /// [`Time::START`].

@@ -1,5 +1,5 @@
-//! `/v1/events` and `/v1/history`: a sampler that reads all limits once a second, its samples as server-sent events, and the
-//! last 15 minutes of them.
+//! `/v1/events` and `/v1/history`: a sampler that reads all limits once a second, its samples as
+//! server-sent events, and the last 15 minutes of them.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,7 +24,8 @@ use crate::gate::store;
 /// Time between two samples: the resolution of the dashboard's charts.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Takes a sample each second until the admin API shuts down: adds it to the history, and publishes it by `samples`.
+/// Takes a sample each second until the admin API shuts down: adds it to the history, and publishes
+/// it by `samples`.
 ///
 /// Counts from this call on; requests before the first tick are part of the first sample.
 pub(super) fn sample_every_second(state: Arc<AdminState>, samples: Sender<Arc<str>>) -> impl Future<Output = ()> {
@@ -78,9 +79,9 @@ fn wall_clock_ms(state: &AdminState) -> i64 {
 
 /// Handles `GET /v1/events`: each sample as a server-sent event named `limits`, once a second.
 ///
-/// Its data is JSON: `at` (milliseconds since 1970), `connections` and `running` (numbers of open connections and of running
-/// requests), `draining`, `configuration` (a number that changes with each configuration), `state` and `store` (as in
-/// `/healthz`), and `limits`, a list of summaries.
+/// Its data is JSON: `at` (milliseconds since 1970), `connections` and `running` (numbers of open
+/// connections and of running requests), `draining`, `configuration` (a number that changes with
+/// each configuration), `state` and `store` (as in `/healthz`), and `limits`, a list of summaries.
 pub(super) async fn stream(State(state): State<Arc<AdminState>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let mut samples: Receiver<Arc<str>> = state.latest.clone();
     // The last sample was taken without the limits if no stream was open. The next one is complete.
@@ -91,7 +92,8 @@ pub(super) async fn stream(State(state): State<Arc<AdminState>>) -> Sse<impl Str
 
 /// Handles `GET /v1/history`: for each limit one list for each number, oldest second first.
 ///
-/// The numbers are those of [`LimitSample`]. All lists of a limit have the same length, at most 900.
+/// The numbers are those of [`LimitSample`]. All lists of a limit have the same length, at most
+/// 900.
 pub(super) async fn history(State(state): State<Arc<AdminState>>) -> Json<Value> {
     let all = state.history.samples();
     let limits = all.iter().map(|(name, samples)| {

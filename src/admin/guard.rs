@@ -1,4 +1,5 @@
-//! Middleware of the admin API: rejects cross-site requests, and requires a password if users are configured.
+//! Middleware of the admin API: rejects cross-site requests, and requires a password if users are
+//! configured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use crate::http_admin::{check_password, is_cross_site, may_be_dns_rebinding, pro
 
 /// Rejects requests that a foreign web page made a browser send.
 ///
-/// 421 for a Host that may have been pointed here by its owner (DNS rebinding), unless a password is needed anyway: a
-/// browser does not send one to another host. 403 for a request from a page of another site (CSRF), except for following a
-/// link.
+/// 421 for a Host that may have been pointed here by its owner (DNS rebinding), unless a password
+/// is needed anyway: a browser does not send one to another host. 403 for a request from a page of
+/// another site (CSRF), except for following a link.
 pub(super) async fn reject_cross_site(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     if state.passwords.is_none() && may_be_dns_rebinding(headers) {
@@ -32,8 +33,8 @@ pub(super) async fn reject_cross_site(State(state): State<Arc<AdminState>>, requ
 
 /// Requires Basic credentials of a user if `[admin] users` is configured.
 ///
-/// 401 for missing or wrong credentials; 429 after too many wrong ones from the same address; 503 if they cannot be checked
-/// now.
+/// 401 for missing or wrong credentials; 429 after too many wrong ones from the same address; 503
+/// if they cannot be checked now.
 pub(super) async fn require_password(
     State(state): State<Arc<AdminState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

@@ -13,8 +13,9 @@ use crate::gate::store;
 
 /// State of the persistence of counters, as a word of the admin API and of metrics.
 ///
-/// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the state folder cannot be
-/// written; `blocked`: it cannot be marked as incomplete, either, and limits with a long period wait.
+/// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the
+/// state folder cannot be written; `blocked`: it cannot be marked as incomplete, either, and limits
+/// with a long period wait.
 pub(super) fn persistence_word(health: JournalHealth) -> &'static str {
     match health {
         JournalHealth::Off => "off",
@@ -26,9 +27,10 @@ pub(super) fn persistence_word(health: JournalHealth) -> &'static str {
 
 /// State of the store of shared limits, as a word of the admin API and of metrics.
 ///
-/// `off`: no limit is shared; `up`: the store decides; `down`: it is unreachable, and shared limits let nothing pass;
-/// `fraction`: it is unreachable, and this gateway uses its fraction of each limit; `standalone`: it is unreachable, and
-/// this gateway uses each limit as if it were the only one.
+/// `off`: no limit is shared; `up`: the store decides; `down`: it is unreachable, and shared limits
+/// let nothing pass; `fraction`: it is unreachable, and this gateway uses its fraction of each
+/// limit; `standalone`: it is unreachable, and this gateway uses each limit as if it were the only
+/// one.
 pub(super) fn store_word(health: store::Health) -> &'static str {
     match health {
         store::Health::Off => "off",
@@ -39,8 +41,8 @@ pub(super) fn store_word(health: store::Health) -> &'static str {
     }
 }
 
-/// Handles `GET /healthz`: 200 as long as the gateway makes decisions, with `degraded` if the state folder cannot be written
-/// or the store is unreachable. A restart would mend neither.
+/// Handles `GET /healthz`: 200 as long as the gateway makes decisions, with `degraded` if the state
+/// folder cannot be written or the store is unreachable. A restart would mend neither.
 ///
 /// ```json
 /// {"status": "ok", "version": "0.1.0", "state": "ok", "store": "off"}
@@ -56,8 +58,8 @@ pub(super) async fn healthz(State(state): State<Arc<AdminState>>) -> Json<Value>
     Json(json!({ "status": status, "version": version, "state": persistence_word(persistence), "store": store }))
 }
 
-/// Handles `GET /readyz`: 200 with `{"status": "ready"}` while new callers are served, also if by a process that has taken
-/// over; 503 with `{"status": "draining"}` once the gateway drains.
+/// Handles `GET /readyz`: 200 with `{"status": "ready"}` while new callers are served, also if by a
+/// process that has taken over; 503 with `{"status": "draining"}` once the gateway drains.
 pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode, Json<Value>) {
     match state.drain.is_draining() && !state.drain.entered_lame_duck() {
         false => (StatusCode::OK, Json(json!({ "status": "ready" }))),

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::proxy::metrics::LimitMetrics;
 
-/// Samples kept for each limit: 15 minutes, what the dashboard's charts span. A sample is 40 bytes, so 100 limits take 3.6
-/// MB.
+/// Samples kept for each limit: 15 minutes, what the dashboard's charts span. A sample is 40 bytes,
+/// so 100 limits take 3.6 MB.
 const MAX_SAMPLES: usize = 900;
 
 /// The samples of all limits, by name, oldest first.

@@ -1,7 +1,8 @@
 //! JSON of a limit: its rule, its state, and its fullest window.
 //!
-//! Durations are numbers in milliseconds, with fractions; their names end with `_ms`. Counters run since the start of the
-//! process. A value that a limit does not have is null. `openapi.json` describes all of it for clients.
+//! Durations are numbers in milliseconds, with fractions; their names end with `_ms`. Counters run
+//! since the start of the process. A value that a limit does not have is null. `openapi.json`
+//! describes all of it for clients.
 
 use std::time::Duration;
 
@@ -25,9 +26,10 @@ pub(super) fn millis(span: Duration) -> f64 {
 
 /// Summary of a limit for `/v1/events`: rule, fullest window, and counters.
 ///
-/// `taken` and `in_flight_taken`: slots and requests in flight of the fullest window, bounded by `requests` and
-/// `in_flight`; `keys`: number of keys with a window; `waiting`: waiters of all keys; `permits`, `refused`, `pushbacks`:
-/// numbers of requests; `waited_ms`: sum of the waits of all permits.
+/// `taken` and `in_flight_taken`: slots and requests in flight of the fullest window, bounded by
+/// `requests` and `in_flight`; `keys`: number of keys with a window; `waiting`: waiters of all
+/// keys; `permits`, `refused`, `pushbacks`: numbers of requests; `waited_ms`: sum of the waits of
+/// all permits.
 pub(super) fn summary(view: &LimitView, totals: LimitTotals) -> Value {
     let mut summary = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| usage);
@@ -48,7 +50,8 @@ pub(super) fn summary(view: &LimitView, totals: LimitTotals) -> Value {
 
 /// A limit in full for `/v1/limits`: rule, state and counters.
 ///
-/// `refused`: object with a number for each reason; `fullest`: the fullest [`window`], null if no key has one.
+/// `refused`: object with a number for each reason; `fullest`: the fullest [`window`], null if no
+/// key has one.
 pub(super) fn limit(state: &AdminState, view: &LimitView, now: Time) -> Value {
     let mut limit = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| window(&usage, now));
@@ -69,7 +72,8 @@ pub(super) fn limit(state: &AdminState, view: &LimitView, now: Time) -> Value {
 
 /// A window: `taken` slots of `requests`, requests `in_flight`, and its number of waiters.
 ///
-/// `opens_in_ms`: time until the next request may pass, 0 if now; null if only the end of a request opens the window.
+/// `opens_in_ms`: time until the next request may pass, 0 if now; null if only the end of a request
+/// opens the window.
 pub(super) fn window(usage: &Usage, now: Time) -> Value {
     json!({
         "taken": usage.taken,
@@ -81,9 +85,9 @@ pub(super) fn window(usage: &Usage, now: Time) -> Value {
 
 /// The configured values of a limit.
 ///
-/// `requests` per `per_ms`, counted when they are `sent` or `answered` (`counts`); `guard_ms` lengthens the window for
-/// clock and network jitter; `in_flight`: maximum number of requests in flight; `when_full`: `wait` up to `max_wait_ms`, or
-/// `refuse`.
+/// `requests` per `per_ms`, counted when they are `sent` or `answered` (`counts`); `guard_ms`
+/// lengthens the window for clock and network jitter; `in_flight`: maximum number of requests in
+/// flight; `when_full`: `wait` up to `max_wait_ms`, or `refuse`.
 fn rule(view: &LimitView) -> Value {
     let limit = &view.limit;
     let rate = limit.rate.as_ref();

@@ -13,9 +13,11 @@ use super::state::AdminState;
 use crate::http_admin::problem;
 use crate::time::Time;
 
-/// Maximum number of callers listed for a limit: those with the most waiters. As many as fit on a screen of the dashboard.
+/// Maximum number of callers listed for a limit: those with the most waiters. As many as fit on a
+/// screen of the dashboard.
 const MAX_CALLERS: usize = 50;
-/// Maximum number of groups into which the slots of a window are merged: about as many as the dashboard can tell apart.
+/// Maximum number of groups into which the slots of a window are merged: about as many as the
+/// dashboard can tell apart.
 const MAX_SLOT_GROUPS: usize = 100;
 
 /// Handles `GET /v1/limits`: every limit in force.
@@ -25,8 +27,8 @@ pub(super) async fn all(State(state): State<Arc<AdminState>>) -> Json<Value> {
     Json(json!({ "limits": limits }))
 }
 
-/// Handles `GET /v1/limits/{name}`: one limit, with its waiters by caller and the slots of its fullest window. 404 if no
-/// such limit is in force.
+/// Handles `GET /v1/limits/{name}`: one limit, with its waiters by caller and the slots of its
+/// fullest window. 404 if no such limit is in force.
 pub(super) async fn one(State(state): State<Arc<AdminState>>, Path(name): Path<String>) -> Response {
     let (views, now) = survey(&state);
     let Some(view) = views.iter().find(|view| *view.limit.name == *name) else {
@@ -52,8 +54,8 @@ pub(super) async fn one(State(state): State<Arc<AdminState>>, Path(name): Path<S
     Json(limit).into_response()
 }
 
-/// Merges neighbouring slots into at most [`MAX_SLOT_GROUPS`] groups, each with the latest time at which one of its slots
-/// opens. A window may have thousands of slots.
+/// Merges neighbouring slots into at most [`MAX_SLOT_GROUPS`] groups, each with the latest time at
+/// which one of its slots opens. A window may have thousands of slots.
 ///
 /// Counts add up to that of all slots.
 fn merge_slots(openings: &[(Time, u32)]) -> Vec<(Time, u32)> {

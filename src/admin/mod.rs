@@ -1,7 +1,9 @@
-//! Admin API: HTTP server of metrics, limits, the dashboard and commands, on a listener and a thread of its own.
+//! Admin API: HTTP server of metrics, limits, the dashboard and commands, on a listener and a
+//! thread of its own.
 //!
-//! Every answer is computed when it is asked for. On the path of a request the admin API costs a few counters and nothing
-//! else. It never reads the configuration file or changes a limit by itself: commands go to the application by a channel.
+//! Every answer is computed when it is asked for. On the path of a request the admin API costs a
+//! few counters and nothing else. It never reads the configuration file or changes a limit by
+//! itself: commands go to the application by a channel.
 
 mod command;
 mod config_api;
@@ -35,19 +37,20 @@ use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::{CurrentSnapshot, Shared};
 
-/// Maximum number of simultaneous connections: enough for scrapers and some open dashboards, few enough to leave the
-/// process's file descriptors to callers.
+/// Maximum number of simultaneous connections: enough for scrapers and some open dashboards, few
+/// enough to leave the process's file descriptors to callers.
 const MAX_CONNECTIONS: usize = 64;
 
 /// Starts the admin API on this socket, on a thread of its own.
 ///
-/// Returns the receiver of commands, and the thread. Dropping the receiver shuts the API down: the listener closes, open
-/// requests are answered, then the thread ends.
+/// Returns the receiver of commands, and the thread. Dropping the receiver shuts the API down: the
+/// listener closes, open requests are answered, then the thread ends.
 ///
 /// `users`: names and bcrypt hashes; `None`: no password is needed.
 ///
 /// # Errors
-/// If the runtime or the thread cannot be created, or the socket cannot be registered with the runtime.
+/// If the runtime or the thread cannot be created, or the socket cannot be registered with the
+/// runtime.
 pub fn open(
     socket: TcpListener,
     users: Option<Vec<(String, String)>>,
@@ -85,8 +88,8 @@ pub fn open(
     Ok((received, thread))
 }
 
-/// The routes: health checks without a password, everything else behind [`guard::require_password`], and all behind
-/// [`guard::reject_cross_site`].
+/// The routes: health checks without a password, everything else behind
+/// [`guard::require_password`], and all behind [`guard::reject_cross_site`].
 fn router(state: Arc<AdminState>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(openmetrics::show))

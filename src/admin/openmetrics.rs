@@ -1,8 +1,9 @@
 //! `/metrics`: counters and gauges in the OpenMetrics 1.0 text format, for Prometheus.
 //!
-//! Names follow the conventions of Prometheus: the prefix `lockgate_`, base units (seconds), `_total` for counters, and
-//! state sets (one series for each state, 1 for the present one) for states. Label values come from the configuration file
-//! and from fixed lists, never from requests: their number is bounded.
+//! Names follow the conventions of Prometheus: the prefix `lockgate_`, base units (seconds),
+//! `_total` for counters, and state sets (one series for each state, 1 for the present one) for
+//! states. Label values come from the configuration file and from fixed lists, never from requests:
+//! their number is bounded.
 
 use std::fmt;
 use std::sync::Arc;
@@ -210,7 +211,8 @@ impl Scrape {
         one(gauge("origin_connections_shared", shared), kept.shared as u64)
     }
 
-    /// State of the persistence of counters, as a state set: 1 for the present state, 0 for the others.
+    /// State of the persistence of counters, as a state set: 1 for the present state, 0 for the
+    /// others.
     fn encode_persistence(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let is = self.0.gate.journal_health();
         let states = [JournalHealth::Off, JournalHealth::Ok, JournalHealth::Degraded, JournalHealth::Blocked];

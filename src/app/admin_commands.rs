@@ -27,7 +27,8 @@ impl Reloader {
         }
     }
 
-    /// Changes keys of a limit, as if the file had these values; the file stays as it is. Returns a line for each change.
+    /// Changes keys of a limit, as if the file had these values; the file stays as it is. Returns a
+    /// line for each change.
     ///
     /// # Errors
     /// `UnknownLimit`, `Invalid` if the edited text is no valid configuration, `ShuttingDown` after
@@ -49,7 +50,8 @@ impl Reloader {
         Ok(lines)
     }
 
-    /// Writes the configuration in force to the file, unless the file has changed since it was read.
+    /// Writes the configuration in force to the file, unless the file has changed since it was
+    /// read.
     ///
     /// # Errors
     /// `Conflict` if the file was changed on disk, `Invalid` if it cannot be written,

@@ -18,7 +18,8 @@ use crate::net::listener_stats::ListenerStats;
 /// The open listeners of `[listen] proxy`, in the order of the file.
 pub(super) struct Listeners {
     open: RefCell<Vec<BoundListener>>,
-    /// Listening sockets from systemd or another process, each with the address that is configured for it.
+    /// Listening sockets from systemd or another process, each with the address that is configured
+    /// for it.
     inherited: RefCell<Vec<(SocketAddr, TcpListener)>>,
     /// Channel for [`Error::Accept`], if an accept loop panics.
     failed: mpsc::UnboundedSender<Error>,
@@ -36,7 +37,8 @@ struct BoundListener {
     close: oneshot::Sender<OnClose>,
 }
 
-/// Policy for the backlog of a listener that is closed: connections that are complete for the caller, and not yet accepted.
+/// Policy for the backlog of a listener that is closed: connections that are complete for the
+/// caller, and not yet accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum OnClose {
     /// Accept and serve them: closing the socket would reset them.
@@ -77,8 +79,9 @@ impl BindPlan {
 }
 
 impl Listeners {
-    /// No open listener yet. [`Listeners::plan`] and [`Listeners::bind`] take sockets from `inherited` before they bind new
-    /// ones. `failed` gets an [`Error::Accept`] if an accept loop panics.
+    /// No open listener yet. [`Listeners::plan`] and [`Listeners::bind`] take sockets from
+    /// `inherited` before they bind new ones. `failed` gets an [`Error::Accept`] if an accept loop
+    /// panics.
     pub(super) fn new(inherited: Vec<(SocketAddr, TcpListener)>, failed: mpsc::UnboundedSender<Error>) -> Listeners {
         Listeners { open: RefCell::default(), inherited: RefCell::new(inherited), failed }
     }
@@ -92,7 +95,8 @@ impl Listeners {
         open.iter().map(|listener| Ok((listener.configured, listener.socket.try_clone()?))).collect()
     }
 
-    /// Binds those of the `configured` addresses (`[listen] proxy`) that are not open yet. Those that are stay.
+    /// Binds those of the `configured` addresses (`[listen] proxy`) that are not open yet. Those
+    /// that are stay.
     ///
     /// # Errors
     /// Names the address that cannot be bound; nothing has changed then.
@@ -125,8 +129,8 @@ impl Listeners {
         Ok(BindPlan(configured.iter().zip(known).map(plan).collect::<Result<_, _>>()?))
     }
 
-    /// A listening socket for another service than the proxy: the inherited one of this address, or a new one. `key` of the
-    /// configuration names the address.
+    /// A listening socket for another service than the proxy: the inherited one of this address, or
+    /// a new one. `key` of the configuration names the address.
     ///
     /// # Errors
     /// Names the address that cannot be bound.
@@ -149,7 +153,8 @@ impl Listeners {
         Some(inherited.swap_remove(at).1)
     }
 
-    /// Opens the new listeners of a plan, then closes those that it does not keep. `workers` get the connections.
+    /// Opens the new listeners of a plan, then closes those that it does not keep. `workers` get
+    /// the connections.
     pub(super) fn apply(&self, plan: BindPlan, workers: &Rc<WorkerPool>) {
         let mut open = self.open.borrow_mut();
         let mut before = std::mem::take(&mut *open);
@@ -176,8 +181,8 @@ impl Listeners {
         self.open.borrow_mut().drain(..).for_each(|listener| listener.close(OnClose::Accept));
     }
 
-    /// Closes all listeners of this process. Another process has their sockets, and accepts the connections in their
-    /// backlogs.
+    /// Closes all listeners of this process. Another process has their sockets, and accepts the
+    /// connections in their backlogs.
     pub(super) fn release_all(&self) {
         self.open.borrow_mut().drain(..).for_each(|listener| listener.close(OnClose::Leave));
     }
@@ -212,7 +217,8 @@ impl BoundListener {
     }
 }
 
-/// Accepts connections and gives them to the workers, until the listener is closed. Returns the policy for its backlog.
+/// Accepts connections and gives them to the workers, until the listener is closed. Returns the
+/// policy for its backlog.
 async fn accept_loop(
     listener: &mut Listener,
     workers: &WorkerPool,

@@ -64,10 +64,12 @@ pub(super) struct AdminListener {
 }
 
 impl Components {
-    /// Builds all components. With [`StartMode::TakeOver`] the previous process has stopped granting when this returns.
+    /// Builds all components. With [`StartMode::TakeOver`] the previous process has stopped
+    /// granting when this returns.
     ///
-    /// Steps that can fail come first. The last one cannot be undone: the mark in the state folder that a process runs
-    /// ([`Gate::start_journal`]), or the previous process's confirmation that it has stopped ([`NewProcess::take`]).
+    /// Steps that can fail come first. The last one cannot be undone: the mark in the state folder
+    /// that a process runs ([`Gate::start_journal`]), or the previous process's confirmation that
+    /// it has stopped ([`NewProcess::take`]).
     ///
     /// # Errors
     /// See [`Error`]; a previous process goes on.
@@ -133,7 +135,8 @@ impl Components {
 }
 
 impl AdminListener {
-    /// Starts the admin API on a listening socket. `users`: names and password hashes; `None`: no password is needed.
+    /// Starts the admin API on a listening socket. `users`: names and password hashes; `None`: no
+    /// password is needed.
     fn open(
         socket: (SocketAddr, TcpListener),
         users: Option<Vec<(String, String)>>,
@@ -151,8 +154,8 @@ fn bound_address(socket: Option<&(SocketAddr, TcpListener)>) -> Result<Option<So
     socket.map(|(_, socket)| socket.local_addr()).transpose().map_err(Error::Socket)
 }
 
-/// Maximum time that a start waits for the first connection to the store of shared limits. A choice: far longer than a
-/// connection takes, and short for a start while the store is down.
+/// Maximum time that a start waits for the first connection to the store of shared limits. A
+/// choice: far longer than a connection takes, and short for a start while the store is down.
 const STORE_FIRST_TRY: Duration = Duration::from_secs(1);
 
 /// TLS connector for the store of shared limits; `None` if the store is used without TLS.
@@ -175,7 +178,8 @@ fn start_sharing(gate: &Arc<Gate>, settings: &Settings, tls: Option<TlsConnector
 /// Connects to the previous process; its socket is the standard input of this one.
 ///
 /// # Errors
-/// [`Error::NoPreviousProcess`] if the standard input is no socket; [`Error::TakeOver`] if the other end does not answer.
+/// [`Error::NoPreviousProcess`] if the standard input is no socket; [`Error::TakeOver`] if the
+/// other end does not answer.
 fn connect_previous() -> Result<NewProcess, Error> {
     let pass = FdSocket::from_stdin().map_err(Error::NoPreviousProcess)?;
     Ok(NewProcess::connect(pass)?)

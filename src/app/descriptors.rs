@@ -1,11 +1,13 @@
-//! File descriptors: raises the limit of open files (RLIMIT_NOFILE), and derives the default of `max_connections` from it.
+//! File descriptors: raises the limit of open files (RLIMIT_NOFILE), and derives the default of
+//! `max_connections` from it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::net::connection_limit::ConnectionLimit;
 
-/// Descriptors reserved for other uses than connections of callers and to origins: the 64 connections of the admin listener,
-/// the listeners, the state folder, the store, and the poll descriptors of the runtimes. Rounded up.
+/// Descriptors reserved for other uses than connections of callers and to origins: the 64
+/// connections of the admin listener, the listeners, the state folder, the store, and the poll
+/// descriptors of the runtimes. Rounded up.
 const RESERVED: u64 = 256;
 /// Number to assume where the system sets no limit; so many idle connections take 2 GB.
 const UNLIMITED: u64 = 1 << 20;
@@ -18,8 +20,9 @@ pub(super) fn raise() {
     }
 }
 
-/// Number of callers' connections that the descriptors suffice for, if each needs another connection to an origin. HAProxy
-/// derives its `maxconn` from `ulimit -n` in the same way. No request of an accepted connection lacks a descriptor then.
+/// Number of callers' connections that the descriptors suffice for, if each needs another
+/// connection to an origin. HAProxy derives its `maxconn` from `ulimit -n` in the same way. No
+/// request of an accepted connection lacks a descriptor then.
 pub(super) fn connections() -> usize {
     let files = open_files();
     usize::try_from(files.saturating_sub(RESERVED).max(files / 2) / 2).unwrap_or(usize::MAX).max(1)

@@ -1,7 +1,8 @@
 //! File watch: reloads the configuration when its file has changed.
 //!
-//! Polls the file's metadata. That needs no kernel interface, and works on every file system, for files that are replaced
-//! and for symbolic links that are turned elsewhere, as Kubernetes does with its config maps.
+//! Polls the file's metadata. That needs no kernel interface, and works on every file system, for
+//! files that are replaced and for symbolic links that are turned elsewhere, as Kubernetes does
+//! with its config maps.
 //!
 //! A change is reloaded once it is still for one interval. A file that is missing for a moment, as
 //! editors leave it while they save, is waited for.
@@ -16,12 +17,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::reload::Reloader;
 
-/// Time between two looks at the file, and for how long it must stay the same before it is read: a file that is still being
-/// written is not. A choice: the effect comes within a second, for two calls of stat(2) per second.
+/// Time between two looks at the file, and for how long it must stay the same before it is read: a
+/// file that is still being written is not. A choice: the effect comes within a second, for two
+/// calls of stat(2) per second.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Metadata that tells two versions of a file apart: device, inode, size, and modification time in seconds and nanoseconds.
-/// `None`: there is no file.
+/// Metadata that tells two versions of a file apart: device, inode, size, and modification time in
+/// seconds and nanoseconds. `None`: there is no file.
 type FileStamp = Option<(u64, u64, u64, i64, i64)>;
 
 /// Reads the metadata of a file, or of the target of a symbolic link.
@@ -30,7 +32,8 @@ fn stamp(path: &Path) -> FileStamp {
     Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
 }
 
-/// Reloads the file each time that it has changed, if `[config] watch` is on in the configuration in force. Never returns.
+/// Reloads the file each time that it has changed, if `[config] watch` is on in the configuration
+/// in force. Never returns.
 pub(super) async fn watch(reloader: Rc<Reloader>) {
     let mut known = stamp(reloader.path());
     let mut last = known;

@@ -23,7 +23,8 @@ use crate::proxy::claims::Rule;
 use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
 use crate::{log, proxy::access_log};
 
-/// Puts configurations in force, one at a time: of the file, or changed by a command of the admin API.
+/// Puts configurations in force, one at a time: of the file, or changed by a command of the admin
+/// API.
 pub(super) struct Reloader {
     /// The configuration file.
     path: PathBuf,
@@ -33,8 +34,8 @@ pub(super) struct Reloader {
     shared: Shared,
     listeners: Listeners,
     workers: Rc<WorkerPool>,
-    /// The settings in force, with the listen addresses as written. Locked during each reload and hand-over, so that no two
-    /// overlap. `None`: another process has taken over.
+    /// The settings in force, with the listen addresses as written. Locked during each reload and
+    /// hand-over, so that no two overlap. `None`: another process has taken over.
     pub(super) in_force: Mutex<Option<Settings>>,
     /// Text of the file when it was last read or written.
     pub(super) on_disk: RefCell<Arc<str>>,
@@ -61,7 +62,8 @@ pub enum Error {
 }
 
 impl Reloader {
-    /// `path`: the configuration file. `in_force`: its settings, with the listen addresses as written.
+    /// `path`: the configuration file. `in_force`: its settings, with the listen addresses as
+    /// written.
     pub(super) fn new(
         path: PathBuf,
         current: Arc<CurrentSnapshot>,
@@ -94,7 +96,8 @@ impl Reloader {
         std::fs::read(&self.path).is_ok_and(|text| text == self.on_disk.borrow().as_bytes())
     }
 
-    /// Reloads the file and logs the result. Returns a line for each change, or the reason of the failure.
+    /// Reloads the file and logs the result. Returns a line for each change, or the reason of the
+    /// failure.
     pub(super) async fn reload_and_log(self: Rc<Self>) -> Result<Vec<String>, String> {
         systemd::reloading();
         let reloaded = self.reload().await;
@@ -123,7 +126,8 @@ impl Reloader {
         self.current.snapshot().timeouts().drain
     }
 
-    /// Reads the file again and puts it in force. Returns a line for each limit and each section that has changed.
+    /// Reads the file again and puts it in force. Returns a line for each limit and each section
+    /// that has changed.
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
@@ -180,7 +184,8 @@ impl Reloader {
         Ok(changes::log_lines(&self.shared.gate, &reload, others))
     }
 
-    /// Runs `hand_over`, which lets another process take over. No reload runs meanwhile, nor afterwards if it succeeds.
+    /// Runs `hand_over`, which lets another process take over. No reload runs meanwhile, nor
+    /// afterwards if it succeeds.
     ///
     /// # Errors
     /// Those of `hand_over`; reloads go on then.
@@ -191,8 +196,8 @@ impl Reloader {
         Ok(handed_over)
     }
 
-    /// Builds the proxy's parts from new settings, off the event loop: certificates and keys are read. Keeps the access log
-    /// unless its format has changed.
+    /// Builds the proxy's parts from new settings, off the event loop: certificates and keys are
+    /// read. Keeps the access log unless its format has changed.
     async fn parts(&self, settings: &Settings, before: &Settings) -> Result<PreparedSnapshot, Error> {
         let (settings, shared, current) = (settings.proxy.clone(), self.shared.clone(), self.current.snapshot());
         let format = (settings.access_log != before.proxy.access_log).then_some(settings.access_log);
@@ -207,7 +212,8 @@ impl Reloader {
     }
 }
 
-/// Decides if waiters keep their places, or must ask again because they may need to pass other limits than before.
+/// Decides if waiters keep their places, or must ask again because they may need to pass other
+/// limits than before.
 fn waiters_policy(before: &Settings, after: &Settings) -> WaiterPolicy {
     let claimed = |rule: &Rule| {
         // The locker itself finds costs that are too high now.
@@ -234,12 +240,14 @@ fn waiters_policy(before: &Settings, after: &Settings) -> WaiterPolicy {
     if same { WaiterPolicy::Stay } else { WaiterPolicy::Reask }
 }
 
-/// Maximum time from a request's permit to its settle, for all requests; `None` if their content may take any time.
+/// Maximum time from a request's permit to its settle, for all requests; `None` if their content
+/// may take any time.
 pub(super) fn max_settle_time(settings: &Settings) -> Option<Duration> {
     settings.proxy.timeouts.request.map(|request| request + longest_linger(settings))
 }
 
-/// The same as [`max_settle_time`]; without a bound for all requests that of a request without content.
+/// The same as [`max_settle_time`]; without a bound for all requests that of a request without
+/// content.
 pub(super) fn settle_time(settings: &Settings) -> Duration {
     let timeouts = &settings.proxy.timeouts;
     max_settle_time(settings).unwrap_or(timeouts.connect + timeouts.answer + longest_linger(settings))

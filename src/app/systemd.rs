@@ -16,7 +16,8 @@ pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// As [`ready`], and names this process as the main one instead of the one that it took over from (`MAINPID=`).
+/// As [`ready`], and names this process as the main one instead of the one that it took over from
+/// (`MAINPID=`).
 pub(super) fn taken_over() {
     notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
 }
@@ -33,8 +34,8 @@ pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Notifies periodically that this thread makes progress (`WATCHDOG=1`), if the unit has `WatchdogSec=`. Stops when another
-/// process has taken over. Never returns.
+/// Notifies periodically that this thread makes progress (`WATCHDOG=1`), if the unit has
+/// `WatchdogSec=`. Stops when another process has taken over. Never returns.
 pub(super) async fn watch(drain: Drain) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     // Half of the timeout, as sd_watchdog_enabled(3) recommends.
@@ -51,8 +52,9 @@ pub(super) async fn watch(drain: Drain) {
 /// States that are sent in one datagram.
 type Notification = Vec<NotifyState<'static>>;
 
-/// Queue of a thread that sends notifications in order. The socket blocks as long as systemd does not read, which must not
-/// block a thread that serves. `None`: systemd expects no notifications (no `NOTIFY_SOCKET`), or there is no thread.
+/// Queue of a thread that sends notifications in order. The socket blocks as long as systemd does
+/// not read, which must not block a thread that serves. `None`: systemd expects no notifications
+/// (no `NOTIFY_SOCKET`), or there is no thread.
 static SENDER: LazyLock<Option<mpsc::Sender<Notification>>> = LazyLock::new(|| {
     std::env::var_os("NOTIFY_SOCKET")?;
     let (sender, messages) = mpsc::channel::<Notification>();
@@ -71,8 +73,8 @@ static SENDER: LazyLock<Option<mpsc::Sender<Notification>>> = LazyLock::new(|| {
 /// Number of notifications in the queue.
 static QUEUED: AtomicUsize = AtomicUsize::new(0);
 
-/// Queues a notification. Drops `WATCHDOG=1` unless the queue is empty: the queue does not grow while systemd does not read.
-/// Without systemd nothing happens.
+/// Queues a notification. Drops `WATCHDOG=1` unless the queue is empty: the queue does not grow
+/// while systemd does not read. Without systemd nothing happens.
 fn notify(state: &[NotifyState<'static>]) {
     let Some(sender) = &*SENDER else { return };
     if matches!(state, [NotifyState::Watchdog]) && QUEUED.load(Ordering::Relaxed) > 0 {

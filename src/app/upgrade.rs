@@ -1,7 +1,7 @@
 //! Upgrade: starts another process and hands sockets, counts and waiters over to it.
 //!
-//! The new process runs a newer program, or has settings that need a new process. Both processes serve their connections to
-//! the end; only the new one accepts and grants.
+//! The new process runs a newer program, or has settings that need a new process. Both processes
+//! serve their connections to the end; only the new one accepts and grants.
 //!
 //! Steps of [`hand_over`]:
 //!
@@ -33,8 +33,8 @@ use crate::net::fd_socket::FdSocket;
 const PROCESS_VARIABLES: [&str; 5] =
     ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD", "WATCHDOG_PID"];
 
-/// Time for a new process that cannot take over to print its error and exit, before it is killed. A choice: it has nothing
-/// else to do.
+/// Time for a new process that cannot take over to print its error and exit, before it is killed. A
+/// choice: it has nothing else to do.
 const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// Interval of the checks for its exit.
 ///
@@ -70,8 +70,8 @@ pub(super) enum Error {
 }
 
 impl UpgradeCommand {
-    /// Must be called at the start of the process: later the path of its program may no longer be known. `config`: the
-    /// configuration file.
+    /// Must be called at the start of the process: later the path of its program may no longer be
+    /// known. `config`: the configuration file.
     pub(super) fn new(config: &Path) -> UpgradeCommand {
         UpgradeCommand { program: std::env::current_exe(), config: config.to_owned() }
     }
@@ -111,8 +111,9 @@ fn reap(mut child: Child) {
     child.wait().ok();
 }
 
-/// Reloads the configuration, starts a new process and hands everything over to it. No reload runs at the same time.
-/// `admin`: the socket of the admin API. `locks`: the lock service, which is closed meanwhile and reopened after a failure.
+/// Reloads the configuration, starts a new process and hands everything over to it. No reload runs
+/// at the same time. `admin`: the socket of the admin API. `locks`: the lock service, which is
+/// closed meanwhile and reopened after a failure.
 ///
 /// # Errors
 /// See [`Error`]; this process goes on.

@@ -1,4 +1,5 @@
-//! Worker pool: one runtime per core that serves connections, each with its own connections to origins.
+//! Worker pool: one runtime per core that serves connections, each with its own connections to
+//! origins.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -23,11 +24,12 @@ use crate::proxy::metrics::Metrics;
 use crate::proxy::task_pool::{NewTask, TaskPool};
 use crate::proxy::{ConnectionServer, CurrentSnapshot, Shared, Worker};
 
-/// Maximum number of idle tasks that each worker keeps for the next connections, some 5 KiB each. Measured: a new task takes
-/// 2 of the 100 µs that a short connection takes.
+/// Maximum number of idle tasks that each worker keeps for the next connections, some 5 KiB each.
+/// Measured: a new task takes 2 of the 100 µs that a short connection takes.
 const MAX_IDLE_TASKS: usize = 64;
 
-/// All workers. The first one runs on the thread that accepts connections; each other has a thread of its own.
+/// All workers. The first one runs on the thread that accepts connections; each other has a thread
+/// of its own.
 pub(super) struct WorkerPool {
     workers: Vec<WorkerHandle>,
     /// Counts open connections.
@@ -44,7 +46,8 @@ pub(super) struct WorkerPool {
 
 /// One worker, as seen by the thread that accepts connections.
 struct WorkerHandle {
-    /// Number of its open connections, those in its inbox included. `usize::MAX / 2` and more: its thread has ended.
+    /// Number of its open connections, those in its inbox included. `usize::MAX / 2` and more: its
+    /// thread has ended.
     connections: Arc<AtomicUsize>,
     inbox: Inbox,
 }
@@ -113,7 +116,8 @@ impl WorkerPool {
         self.drain.add_listener(address)
     }
 
-    /// Returns a function that frees file descriptors for callers: it closes the idle connections to origins of all workers.
+    /// Returns a function that frees file descriptors for callers: it closes the idle connections
+    /// to origins of all workers.
     pub(super) fn close_idle(&self) -> impl Fn() + Send + 'static {
         let metrics = Arc::clone(&self.metrics);
         move || _ = metrics.close_idle()
@@ -132,14 +136,15 @@ impl WorkerPool {
         .await
     }
 
-    /// Accepts a connection from the listener's backlog; `None` if the backlog is empty or `max_connections` is reached.
+    /// Accepts a connection from the listener's backlog; `None` if the backlog is empty or
+    /// `max_connections` is reached.
     pub(super) fn try_accept(&self, listener: &mut Listener) -> Option<(TcpStream, SocketAddr)> {
         let room = self.limit.poll_capacity(&mut Context::from_waker(Waker::noop()));
         if room.is_ready() { listener.try_accept() } else { None }
     }
 
-    /// Gives a connection to a worker. Closes it instead, without reading a byte, if `[access] allow_from` does not contain
-    /// its peer or too many connections are open.
+    /// Gives a connection to a worker. Closes it instead, without reading a byte, if `[access]
+    /// allow_from` does not contain its peer or too many connections are open.
     pub(super) fn dispatch(&self, stream: TcpStream, peer: SocketAddr, stats: &Arc<ListenerStats>) {
         if !self.current.snapshot().may_connect_from(peer.ip()) {
             stats.count_rejected(ConnRejectReason::NotAllowed);
@@ -157,7 +162,8 @@ impl WorkerPool {
         }
     }
 
-    /// Gives a connection to the worker with the fewest; among equals to the first one, which needs no thread to be woken.
+    /// Gives a connection to the worker with the fewest; among equals to the first one, which needs
+    /// no thread to be woken.
     fn assign(&self, stream: TcpStream, peer: SocketAddr, token: ConnToken, stats: &Arc<ListenerStats>) {
         let fewest = self.workers.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
         let Some(worker) = fewest else { return };
@@ -225,7 +231,8 @@ impl LocalQueue {
     }
 }
 
-/// Loop of a task: registers a connection with the runtime, serves it until it is closed, and takes the next one.
+/// Loop of a task: registers a connection with the runtime, serves it until it is closed, and takes
+/// the next one.
 async fn serve_loop(queue: Rc<LocalQueue>, task: NewTask) {
     let mut server = ConnectionServer::new(queue.worker.clone());
     while let Some(conn) = poll_fn(|cx| queue.tasks.poll_take(task, cx)).await {

@@ -1,4 +1,5 @@
-//! Password verification (RFC 7617, bcrypt): a cache of right credentials, and a rate limit on wrong ones.
+//! Password verification (RFC 7617, bcrypt): a cache of right credentials, and a rate limit on
+//! wrong ones.
 //!
 //! Order of one check, cheapest step first:
 //!
@@ -29,19 +30,19 @@ use tokio::sync::Semaphore;
 use crate::net::prefix::Ipv6Prefix;
 use crate::time::Time;
 
-/// Number of wrong passwords that an address may send within [`FAILURE_SPAN`]; those verified at the same moment come on
-/// top. More than a person mistypes, too few to guess one.
+/// Number of wrong passwords that an address may send within [`FAILURE_SPAN`]; those verified at
+/// the same moment come on top. More than a person mistypes, too few to guess one.
 const MAX_FAILURES: usize = 5;
 
 /// Time for which a wrong password counts against its address.
 const FAILURE_SPAN: Duration = Duration::from_secs(60);
 
-/// Number of addresses with remembered failures, below a MiB together. When more send wrong passwords, an arbitrary
-/// one of them is forgotten.
+/// Number of addresses with remembered failures, below a MiB together. When more send wrong
+/// passwords, an arbitrary one of them is forgotten.
 const MAX_ADDRESSES: usize = 4096;
 
-/// Most passwords verified at one time. bcrypt is slow on purpose: one verification takes a tenth of a second and more
-/// of a processor.
+/// Most passwords verified at one time. bcrypt is slow on purpose: one verification takes a tenth
+/// of a second and more of a processor.
 const MAX_IN_PROGRESS: usize = 4;
 
 /// Most passwords that may wait for their verification. Each wait holds a caller's connection.
@@ -74,8 +75,8 @@ struct CredHash(u64, u64);
 /// Reason for which credentials are not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LoginError {
-    /// Credentials are missing, malformed or wrong.
-    /// The proxy answers 407, the admin API and the lock service 401.
+    /// Credentials are missing, malformed or wrong. The proxy answers 407, the admin API and the
+    /// lock service 401.
     #[error("wrong or missing credentials")]
     InvalidCredentials,
     /// Too many wrong passwords came from the caller's address.
@@ -86,8 +87,8 @@ pub enum LoginError {
         /// At most 60 seconds: the oldest failure that counts ends then.
         retry_after: Duration,
     },
-    /// Too many passwords wait for their verification.
-    /// Temporary: each verification takes a fraction of a second. The proxy answers 503.
+    /// Too many passwords wait for their verification. Temporary: each verification takes a
+    /// fraction of a second. The proxy answers 503.
     #[error("too many passwords wait for verification")]
     Overloaded,
 }
@@ -100,8 +101,8 @@ pub struct Passwords {
     /// A hash is in modular crypt format: `$2b$12$` and 53 further characters. One that bcrypt
     /// cannot read never matches.
     users: HashMap<Arc<str>, Arc<str>>,
-    /// Hash that the password of an unknown user is compared with, so that the response takes as long as for a wrong
-    /// password.
+    /// Hash that the password of an unknown user is compared with, so that the response takes as
+    /// long as for a wrong password.
     ///
     /// The one with the highest cost of all users; `None` if there are no users.
     decoy: Option<Arc<str>>,
@@ -133,9 +134,9 @@ struct AuthCache {
 }
 
 impl Passwords {
-    /// Prepares the verification. `users`: names and bcrypt hashes; of equal names the first counts. `ipv6_prefix`:
-    /// length in bits of the IPv6 blocks in which failures count together; never longer than [`Ipv6Prefix::default`], the
-    /// smallest block that one holder has.
+    /// Prepares the verification. `users`: names and bcrypt hashes; of equal names the first
+    /// counts. `ipv6_prefix`: length in bits of the IPv6 blocks in which failures count together;
+    /// never longer than [`Ipv6Prefix::default`], the smallest block that one holder has.
     ///
     /// Verifies no hash: a malformed one is found when its user logs in, as a wrong password.
     pub fn new(users: Vec<(String, String)>, ipv6_prefix: Ipv6Prefix) -> Passwords {
@@ -158,8 +159,9 @@ impl Passwords {
         }
     }
 
-    /// Returns the name of the user that the credentials belong to. `field`: value of a Proxy-Authorization or
-    /// Authorization field. `now`: reads the clock; a verification takes long enough for the time to change.
+    /// Returns the name of the user that the credentials belong to. `field`: value of a
+    /// Proxy-Authorization or Authorization field. `now`: reads the clock; a verification takes
+    /// long enough for the time to change.
     ///
     /// Example: `Basic YW5uYTpzZWNyZXQ=` are the credentials of `anna` with the password `secret`;
     /// the result is `anna`.
@@ -258,7 +260,8 @@ impl Drop for QueuedVerification<'_> {
     }
 }
 
-/// Decodes `Basic` credentials into name and password; the name ends at the first colon (RFC 7617 §2).
+/// Decodes `Basic` credentials into name and password; the name ends at the first colon (RFC 7617
+/// §2).
 ///
 /// A password may hold colons, and may be empty. Neither part has to be UTF-8 here.
 fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
@@ -274,7 +277,8 @@ fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((name, password))
 }
 
-/// Password as bcrypt reads it: with a NUL behind it, repeated up to 72 bytes. Passwords that agree in these are equal.
+/// Password as bcrypt reads it: with a NUL behind it, repeated up to 72 bytes. Passwords that agree
+/// in these are equal.
 ///
 /// Example: `ab` becomes `ab\0ab\0ab\0…`, as does the password `ab\0ab`.
 fn bcrypt_key(password: &[u8]) -> [u8; BCRYPT_KEY_BYTES] {
@@ -296,8 +300,8 @@ struct Failures {
 }
 
 impl Failures {
-    /// Checks that credentials may be verified. Wrong ones that are repeated are not another failure: a program with an old
-    /// password does not lock out the others at its address.
+    /// Checks that credentials may be verified. Wrong ones that are repeated are not another
+    /// failure: a program with an old password does not lock out the others at its address.
     ///
     /// # Errors
     /// - `InvalidCredentials` if the same credentials were wrong within the last [`FAILURE_SPAN`]:

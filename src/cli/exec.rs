@@ -1,8 +1,9 @@
-//! `lockgate exec`: runs a program that uses the gateway, and starts a per-user gateway if none runs.
+//! `lockgate exec`: runs a program that uses the gateway, and starts a per-user gateway if none
+//! runs.
 //!
-//! The program replaces this process (execve(2)): same process id, descriptors and terminal. So signals, exit codes and job
-//! control are the program's own. A gateway that was started for it is a daemon, not a child of it: it ends with the last
-//! program that was started to use it.
+//! The program replaces this process (execve(2)): same process id, descriptors and terminal. So
+//! signals, exit codes and job control are the program's own. A gateway that was started for it is
+//! a daemon, not a child of it: it ends with the last program that was started to use it.
 //!
 //! Steps: read the configuration, find a gateway at its address or start one (`discover`), set the
 //! variables that `lockgate env` prints, and execute. A gateway that runs already may have another
@@ -27,7 +28,8 @@ use clap::{Args, ValueEnum};
 use super::variables::variables;
 use super::{load_settings, print_error};
 
-/// Variable that names a log file for a gateway that was started for a program; its access log goes there too.
+/// Variable that names a log file for a gateway that was started for a program; its access log goes
+/// there too.
 ///
 /// Without it, such a gateway writes warnings alone, to the terminal if there is one.
 const LOG_FILE_VARIABLE: &str = "LOCKGATE_EXEC_LOG";
@@ -49,8 +51,8 @@ pub(super) struct ExecArgs {
 /// Processes between exec and the gateway's daemon.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 enum Role {
-    /// Starts the gateway and exits, so that the gateway is not a child of the program: a program that waits for all of its
-    /// children would wait forever.
+    /// Starts the gateway and exits, so that the gateway is not a child of the program: a program
+    /// that waits for all of its children would wait forever.
     Starter,
     /// The gateway. Its stdin is the join socket.
     Gateway,
@@ -66,7 +68,8 @@ pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
     }
 }
 
-/// True if a process is a gateway that exec started for programs, by its command line; false if that cannot be read.
+/// True if a process is a gateway that exec started for programs, by its command line; false if
+/// that cannot be read.
 ///
 /// Reads `/proc/PID/cmdline`, and compares the words after the program's name with `exec --role
 /// gateway`.

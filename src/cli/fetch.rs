@@ -16,15 +16,15 @@ use tokio::time::timeout;
 use crate::net::dial;
 use crate::wire::http_client::{Error, send};
 
-/// Sends a request to an address and reads the response, of its content the first `max_content` bytes. Blocks the thread for
-/// `within` at most.
+/// Sends a request to an address and reads the response, of its content the first `max_content`
+/// bytes. Blocks the thread for `within` at most.
 ///
 /// Each call has a runtime of its own on the calling thread, so it must not be called inside
 /// another.
 ///
 /// # Errors
-/// See [`Error`]. A connection that cannot be opened is `Broken` by `ConnectionRefused` or another error of connect(2), a
-/// response that is late by `TimedOut`.
+/// See [`Error`]. A connection that cannot be opened is `Broken` by `ConnectionRefused` or another
+/// error of connect(2), a response that is late by `TimedOut`.
 pub(super) fn fetch(
     address: SocketAddr,
     request: Request<Full<Bytes>>,

@@ -15,7 +15,8 @@ use clap::Subcommand;
 use super::{find_config, print_error};
 use crate::config::{self, users};
 
-/// bcrypt's cost: 2^10 rounds, some 50 ms for a guess. The gateway caches credentials that were right, so a caller pays once.
+/// bcrypt's cost: 2^10 rounds, some 50 ms for a guess. The gateway caches credentials that were
+/// right, so a caller pays once.
 const COST: u32 = 10;
 
 #[derive(Subcommand, Debug)]

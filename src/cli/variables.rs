@@ -35,8 +35,9 @@ pub(super) const CREDENTIALS: &str = "LOCKGATE_CREDENTIALS";
 ///
 /// Not used if a limit counts requests to this machine.
 const LOOPBACK_HOSTS: &str = "localhost,127.0.0.1,::1";
-/// Variables that hold the proxy's URL. Both spellings, because curl knows `http_proxy` only in lower case and other programs
-/// look for upper case first; gRPC prefers its own name to the others.
+/// Variables that hold the proxy's URL. Both spellings, because curl knows `http_proxy` only in
+/// lower case and other programs look for upper case first; gRPC prefers its own name to the
+/// others.
 const PROXY_VARIABLES: [&str; 7] =
     ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"];
 /// Variables that name a PEM file in place of a program's own root certificates.
@@ -52,13 +53,14 @@ const BUNDLE_VARIABLES: [&str; 10] = [
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", // Google's Cloud SDK
     "NIX_SSL_CERT_FILE",                  // programs of Nix, which look here before SSL_CERT_FILE
 ];
-/// Variable that names a file or folder in place of the root certificates of Python requests. A folder is given, because a file
-/// would be parsed again for each `requests.get`.
+/// Variable that names a file or folder in place of the root certificates of Python requests. A
+/// folder is given, because a file would be parsed again for each `requests.get`.
 const BUNDLE_DIR_VARIABLE: &str = "REQUESTS_CA_BUNDLE";
 /// Variables that name a PEM file beside a program's own root certificates.
 const EXTRA_CA_VARIABLES: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
-/// The bytes that are percent-encoded in a URL's userinfo: all but the unreserved ones (RFC 3986 §2.3).
+/// The bytes that are percent-encoded in a URL's userinfo: all but the unreserved ones (RFC 3986
+/// §2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Variables for a program, with notes for its user.
@@ -91,7 +93,8 @@ pub(super) enum Error {
     Bundle(io::Error),
 }
 
-/// Builds the variables for programs that use the gateway of these settings. Makes the authority and its bundles if needed.
+/// Builds the variables for programs that use the gateway of these settings. Makes the authority
+/// and its bundles if needed.
 ///
 /// # Errors
 /// If the settings leave the port open, or the files cannot be made.
@@ -146,8 +149,8 @@ fn url_at(settings: &Settings, address: SocketAddr, credentials: Option<&OsStr>)
     }
 }
 
-/// A host for the URL that the gateway's certificate is valid for: the address, `localhost` or this machine's name. The address
-/// if it is valid for none of them.
+/// A host for the URL that the gateway's certificate is valid for: the address, `localhost` or this
+/// machine's name. The address if it is valid for none of them.
 ///
 /// An IPv6 address is in brackets.
 fn certified_name(identity: &Identity, ip: IpAddr) -> String {
@@ -210,7 +213,8 @@ fn is_not_writable(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-/// Folder in the user's cache (XDG Base Directory), for bundles that cannot be written beside another user's authority.
+/// Folder in the user's cache (XDG Base Directory), for bundles that cannot be written beside
+/// another user's authority.
 ///
 /// `None` without an absolute path in `XDG_CACHE_HOME` or `HOME`.
 fn cache_dir(dir: &Path, env: Env<'_>) -> Option<PathBuf> {
@@ -246,8 +250,8 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
     variables
 }
 
-/// Sets `NO_PROXY` and its variants. Entries of the user stay, but those for hosts that a limit counts. Returns the value of
-/// `NO_PROXY`.
+/// Sets `NO_PROXY` and its variants. Entries of the user stay, but those for hosts that a limit
+/// counts. Returns the value of `NO_PROXY`.
 ///
 /// A variable that is set in one spelling gives its value to the other. Entries that were left out
 /// are named in one note.

@@ -48,7 +48,8 @@ pub struct Settings {
     ///
     /// Shown by `lockgate check` and by the banner of `lockgate run`.
     pub explanations: Vec<String>,
-    /// True if a limit may count requests to this machine itself: programs must send those through the gateway, too.
+    /// True if a limit may count requests to this machine itself: programs must send those through
+    /// the gateway, too.
     ///
     /// `lockgate env` sets no default of `NO_PROXY` then, which would name this machine.
     pub counts_loopback: bool,
@@ -64,7 +65,8 @@ pub struct Settings {
     ///
     /// Printed at the start, logged by a reload, and shown by the dashboard.
     pub warnings: Vec<Report>,
-    /// Warnings about folders that the user of this process cannot use. The gateway may run as another user.
+    /// Warnings about folders that the user of this process cannot use. The gateway may run as
+    /// another user.
     ///
     /// Shown by `lockgate check` alone.
     pub unusable: Vec<Report>,
@@ -75,7 +77,8 @@ pub struct Settings {
 pub struct Admin {
     /// Listening address. Port 0 stands for any free port.
     pub listen: SocketAddr,
-    /// User names and bcrypt hashes; `None`, which is allowed on loopback alone: no password is needed.
+    /// User names and bcrypt hashes; `None`, which is allowed on loopback alone: no password is
+    /// needed.
     pub users: Option<Vec<(String, String)>>,
 }
 
@@ -84,7 +87,8 @@ pub struct Admin {
 pub struct Locks {
     /// Listening address.
     pub listen: SocketAddr,
-    /// User names and bcrypt hashes of those allowed to see and end the locks of others; `None`: there are none.
+    /// User names and bcrypt hashes of those allowed to see and end the locks of others; `None`:
+    /// there are none.
     ///
     /// The bcrypt hashes are those of the file that `[locks] users` names.
     pub users: Option<Vec<(String, String)>>,
@@ -107,8 +111,8 @@ impl Settings {
         self.log = self.log.min(LevelFilter::WARN);
     }
 
-    /// Keeps the overrides of the command line over a reload, and the addresses that cannot change. `before`: the settings
-    /// in force.
+    /// Keeps the overrides of the command line over a reload, and the addresses that cannot change.
+    /// `before`: the settings in force.
     pub fn keep_overrides(&mut self, before: &Settings) {
         if before.quiet {
             self.set_quiet();

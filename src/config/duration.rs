@@ -14,8 +14,8 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 
 /// Reads a decimal number and a unit; `None` if it is anything else, or finer than a nanosecond.
 ///
-/// Accepts blanks between number and unit, and up to 15 decimals. Refuses signs, exponents, a
-/// point without digits on both sides, and more than 2^64 - 1 nanoseconds (584 years).
+/// Accepts blanks between number and unit, and up to 15 decimals. Refuses signs, exponents, a point
+/// without digits on both sides, and more than 2^64 - 1 nanoseconds (584 years).
 ///
 /// ```text
 /// "1.5h"  -> 5 400 s
@@ -40,8 +40,8 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     u64::try_from(nanos).ok().map(Duration::from_nanos)
 }
 
-/// Reads several numbers with units as their sum, such as `1h30m`. [`parse`] refuses these: the message about them shows
-/// the sum in one unit.
+/// Reads several numbers with units as their sum, such as `1h30m`. [`parse`] refuses these: the
+/// message about them shows the sum in one unit.
 ///
 /// `None` if any of its parts is no duration, or if the sum overflows.
 pub(super) fn parse_sum(text: &str) -> Option<Duration> {
@@ -63,7 +63,8 @@ pub(super) fn format(duration: Duration) -> String {
     in_largest_unit(duration, "")
 }
 
-/// Formats a duration for sentences: with a space before the unit, and a single unit without its number ("second").
+/// Formats a duration for sentences: with a space before the unit, and a single unit without its
+/// number ("second").
 ///
 /// For sentences such as "at most 5 in any second" or "wait up to 30 s".
 pub(super) fn in_words(duration: Duration) -> String {

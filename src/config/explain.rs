@@ -12,8 +12,8 @@ use crate::locker::{Counts, Kind, Priority, Rate, Unit, WhenFull};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 
-/// Explains a limit: `api: GET requests to api.example.com: at most 5 in any 800 ms, for each caller; requests beyond that
-/// wait up to 30 s`. `rate`: the checked rate, if it has one.
+/// Explains a limit: `api: GET requests to api.example.com: at most 5 in any 800 ms, for each
+/// caller; requests beyond that wait up to 30 s`. `rate`: the checked rate, if it has one.
 ///
 /// Three more examples:
 ///

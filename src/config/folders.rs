@@ -1,8 +1,8 @@
 //! Checks of the state and authority folders: can the user of this process create and write them?
 //!
-//! A file in the place of a folder is a mistake on every machine. A folder that this user cannot write is none by itself:
-//! the configuration may be checked by another user, or on another machine, than the gateway's. `lockgate check` alone
-//! reports it, as a warning.
+//! A file in the place of a folder is a mistake on every machine. A folder that this user cannot
+//! write is none by itself: the configuration may be checked by another user, or on another
+//! machine, than the gateway's. `lockgate check` alone reports it, as a warning.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,8 @@ enum Fault {
     Denied(PathBuf, io::ErrorKind),
 }
 
-/// Checks the state folder. Returns a warning about faults of this user and this machine alone. `span`: that of the key,
-/// or of the file's beginning.
+/// Checks the state folder. Returns a warning about faults of this user and this machine alone.
+/// `span`: that of the key, or of the file's beginning.
 ///
 /// Reports an error for a file in the way if the counts must be remembered after a crash: the
 /// gateway would not start.

@@ -40,7 +40,8 @@ pub(super) struct CheckedLimit {
 pub(super) struct KeyContext {
     /// Seed for hashing the keys of shared limits: the same in all gateways of a group.
     pub(super) shared_seed: [u8; 16],
-    /// Prefix length of the IPv6 blocks that count as one caller; `None`: callers are told apart by their user names.
+    /// Prefix length of the IPv6 blocks that count as one caller; `None`: callers are told apart by
+    /// their user names.
     pub(super) callers: Option<Ipv6Prefix>,
 }
 
@@ -159,8 +160,8 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
     CheckedLimit { limit, rule, explanation, counts_loopback, shared }
 }
 
-/// Text that identifies the parts of a limit's key. A reload that changes it drops the limit's windows, since their keys
-/// mean something else afterwards.
+/// Text that identifies the parts of a limit's key. A reload that changes it drops the limit's
+/// windows, since their keys mean something else afterwards.
 fn keyed_by(limit: &LimitSection, keying: &KeyContext) -> String {
     let part = |part: &KeyPart| match part {
         KeyPart::Caller => keying.callers.map_or(part.to_string(), |Ipv6Prefix(bits)| format!("{part}/{bits}")),
@@ -246,7 +247,8 @@ fn unit(per: Option<&Spanned<Duration>>, reports: &Reports<'_>) -> Unit {
     }
 }
 
-/// Checks the guard of a calendar window: it applies at both ends of a period, and the store keeps none.
+/// Checks the guard of a calendar window: it applies at both ends of a period, and the store keeps
+/// none.
 ///
 /// A guard counts requests near a boundary in both periods; twice the guard must leave some time of
 /// `per`.

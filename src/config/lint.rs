@@ -1,11 +1,11 @@
 //! Lint: warnings about settings that are valid but have less effect than they seem to.
 //!
-//! The worst of them is a limit that silently counts nothing. A warning names each part of a limit that cannot hold for one of
-//! its hosts, and the setting that mends it. Hosts that requests reach in another way, as far as the file shows, get none.
+//! The worst of them is a limit that silently counts nothing. A warning names each part of a limit
+//! that cannot hold for one of its hosts, and the setting that mends it. Hosts that requests reach
+//! in another way, as far as the file shows, get none.
 //!
 //! Each warning comes with advice, often a line to copy into the file. None keeps the file from
-//! being accepted: the setting may be meant that way, for instance for hosts reached by http
-//! alone.
+//! being accepted: the setting may be meant that way, for instance for hosts reached by http alone.
 //!
 //! An opaque tunnel is one that is not intercepted: the gateway sees its `CONNECT`, with host and
 //! port, and none of the requests in it.
@@ -127,7 +127,8 @@ impl Lint<'_> {
         }
     }
 
-    /// Hosts of a limit to which opaque tunnels may lead, with their spans; `span` is for a limit without hosts.
+    /// Hosts of a limit to which opaque tunnels may lead, with their spans; `span` is for a limit
+    /// without hosts.
     ///
     /// Routed hosts are left out.
     fn opaque_hosts<'l>(&self, limit: &'l LimitSection, span: &'l SourceSpan) -> Vec<(&'l str, &'l SourceSpan)> {
@@ -157,7 +158,8 @@ impl Lint<'_> {
         })
     }
 
-    /// True if requests to these hosts probably come by a route: programs use a route where one exists.
+    /// True if requests to these hosts probably come by a route: programs use a route where one
+    /// exists.
     ///
     /// Of a wildcard nothing is known: false. For all hosts any route suffices.
     fn is_routed(&self, hosts: &HostPattern) -> bool {

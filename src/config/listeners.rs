@@ -1,5 +1,5 @@
-//! Checks of listening addresses: no two listeners may have the same address, nor one of them all addresses of the
-//! other's port.
+//! Checks of listening addresses: no two listeners may have the same address, nor one of them all
+//! addresses of the other's port.
 //!
 //! The kernel would refuse the second bind as well, but only at the start, and with no line of the
 //! file. Addresses that other programs have are found at the start alone.
@@ -72,8 +72,9 @@ fn report(listener: &DeclaredListener<'_>, rival: &DeclaredListener<'_>, span: &
     reports.error(span, message, format_args!("another port, such as \"{next}\""));
 }
 
-/// True if one of two listeners keeps the other from being bound (bind(2), EADDRINUSE): the port is the same, and one has the
-/// other's address or all addresses of its family. IPv6 listeners take no IPv4 (`IPV6_V6ONLY` is set); port 0 is any free one.
+/// True if one of two listeners keeps the other from being bound (bind(2), EADDRINUSE): the port is
+/// the same, and one has the other's address or all addresses of its family. IPv6 listeners take no
+/// IPv4 (`IPV6_V6ONLY` is set); port 0 is any free one.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let all = one.ip().is_unspecified() || other.ip().is_unspecified();
     let scope = |address: SocketAddr| match address {

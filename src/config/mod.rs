@@ -1,7 +1,8 @@
-//! Reader of the configuration: parses `proxy.toml`, checks it, and builds the settings of all modules.
+//! Reader of the configuration: parses `proxy.toml`, checks it, and builds the settings of all
+//! modules.
 //!
-//! It never knows how anything runs: it opens no socket and starts no task. Each module below owns its `Settings` type;
-//! this one builds the values. Settings need no further checks.
+//! It never knows how anything runs: it opens no socket and starts no task. Each module below owns
+//! its `Settings` type; this one builds the values. Settings need no further checks.
 //!
 //! | files | hold |
 //! |---|---|
@@ -103,12 +104,14 @@ pub fn read_text(path: &Path, text: String) -> Result<Settings, Error> {
     parse(&SourceText::new(path.display().to_string(), text), parent_folder(path)).map_err(Error::Invalid)
 }
 
-/// Reads the settings of the authority alone, whatever state its files are in. It covers nothing if no host is intercepted.
+/// Reads the settings of the authority alone, whatever state its files are in. It covers nothing if
+/// no host is intercepted.
 ///
 /// Used by `lockgate ca`, which must work while the authority is missing or broken.
 ///
 /// # Errors
-/// `Read` if the file cannot be read, `Invalid` with the mistakes that can be found without any other file.
+/// `Read` if the file cannot be read, `Invalid` with the mistakes that can be found without any
+/// other file.
 pub fn authority(path: &Path) -> Result<ca::Settings, Error> {
     let source = load(path)?;
     let document = parse_document(&source).map_err(Error::Invalid)?;

@@ -1,6 +1,7 @@
 //! Schema of `proxy.toml`: its sections, and the keys of `[listen]`, `[tls]` and `[[route]]`.
 //!
-//! Each value is parsed on its own here. Constraints between several keys are checked in `validate` and the `*_check` files.
+//! Each value is parsed on its own here. Constraints between several keys are checked in `validate`
+//! and the `*_check` files.
 //!
 //! Reading never stops at a mistake: an invalid value becomes `Setting::Invalid` or its default,
 //! and its report keeps the file from being accepted. Paths stay as written; `validate` joins them

@@ -1,4 +1,5 @@
-//! Checks of `[store]`: builds the settings of the store in which several gateways count shared limits together.
+//! Checks of `[store]`: builds the settings of the store in which several gateways count shared
+//! limits together.
 //!
 //! Answers that depend on the store alone, such as a wrong password, come only when the gateway
 //! connects: a check needs no network.
@@ -19,8 +20,9 @@ use crate::locker::Counts;
 /// A choice: an hour.
 const SHARE_FOR: Duration = Duration::from_secs(3600);
 
-/// Checks `[store]` together with the limits that are counted there; `None` if no store is configured or needed.
-/// `request`: the longest time that a request may take up to its response, if that is bounded.
+/// Checks `[store]` together with the limits that are counted there; `None` if no store is
+/// configured or needed. `request`: the longest time that a request may take up to its response, if
+/// that is bounded.
 ///
 /// Reads the password file. All URLs must agree in TLS, in being Sentinels, and in their path.
 pub(super) fn check(
@@ -76,7 +78,8 @@ pub(super) fn seed(written: &StoreSection) -> [u8; 16] {
     crate::gate::store::seed(&written.group)
 }
 
-/// Builds the fallback for a lost store; reports missing keys and keys without effect, and warns of limits without shares.
+/// Builds the fallback for a lost store; reports missing keys and keys without effect, and warns of
+/// limits without shares.
 ///
 /// Limits without shares are those whose slots may settle at any time: with `in_flight`, or counted
 /// from the response while a request's time is unbounded. They refuse while the store is lost. A

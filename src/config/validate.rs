@@ -31,12 +31,12 @@ use crate::tls::verify;
 
 /// Default of `[state] dir`, beside the file.
 const STATE: &str = "state";
-/// Idle connections that each runtime keeps for one origin: enough for a fleet's burst, within
-/// what servers commonly allow one peer.
+/// Idle connections that each runtime keeps for one origin: enough for a fleet's burst, within what
+/// servers commonly allow one peer.
 const IDLE_PER_ORIGIN: usize = 64;
 
-/// Builds the settings, and reports every mistake. With errors in `reports` the settings are of no use.
-/// `folder`: where relative paths start.
+/// Builds the settings, and reports every mistake. With errors in `reports` the settings are of no
+/// use. `folder`: where relative paths start.
 ///
 /// Order: checks that need the whole file come first, then each section is taken apart. `text` and
 /// `warnings` are filled in by the caller.
@@ -118,7 +118,8 @@ fn state(written: &StateSection, folder: &Path) -> journal::Settings {
     journal::Settings { dir, after_crash: written.after_crash }
 }
 
-/// Builds the admin API's settings. Its users may change limits, so it needs a password beyond loopback.
+/// Builds the admin API's settings. Its users may change limits, so it needs a password beyond
+/// loopback.
 ///
 /// Reports a missing `listen`. `None` without the section, or without a valid address.
 fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option<Admin> {
@@ -139,7 +140,8 @@ fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option
     Some(Admin { listen: at.value, users })
 }
 
-/// Builds the settings of traces. A collector with TLS is verified by the same roots as origins: the system's and `trust`.
+/// Builds the settings of traces. A collector with TLS is verified by the same roots as origins:
+/// the system's and `trust`.
 ///
 /// `one_in` applies to requests without a trace of their own. `None` without a valid `otlp`.
 fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Reports<'_>) -> Option<trace::Settings> {

@@ -1,4 +1,5 @@
-//! Value parsers: strings of `proxy.toml` that are more than a keyword, such as hosts, addresses and key parts.
+//! Value parsers: strings of `proxy.toml` that are more than a keyword, such as hosts, addresses
+//! and key parts.
 //!
 //! Each parser takes a value of the file and returns the type that a module below uses, or reports
 //! the value with an example of a valid one. Letter case is folded where it does not matter (hosts,
@@ -78,8 +79,8 @@ fn some_path(text: &str) -> Option<PathBuf> {
     (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
 }
 
-/// A name of a limit, group or gateway. Names appear in header fields, log lines and metrics: these characters need no
-/// quoting in any of them.
+/// A name of a limit, group or gateway. Names appear in header fields, log lines and metrics: these
+/// characters need no quoting in any of them.
 pub(super) fn name(value: &TomlValue<'_>) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     value.parse("1 to 64 letters, digits, dots, dashes and underscores", |text| {
@@ -155,8 +156,8 @@ pub(super) fn key_part(value: &TomlValue<'_>) -> Option<KeyPart> {
     Some(part)
 }
 
-/// Reports a field that ends at the gateway or is rewritten by it (RFC 9110 §7.6.1, RFC 9112 §3.2): no server reads the
-/// caller's value, so a caller could choose its key and its cost freely.
+/// Reports a field that ends at the gateway or is rewritten by it (RFC 9110 §7.6.1, RFC 9112 §3.2):
+/// no server reads the caller's value, so a caller could choose its key and its cost freely.
 ///
 /// Returns `None` after the report, `Some(())` for any other field.
 fn reaches_the_server(value: &TomlValue<'_>, name: &str) -> Option<()> {

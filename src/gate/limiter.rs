@@ -11,8 +11,8 @@ use crate::time::Time;
 
 /// The side that decides on requests: this process, or another one that took over.
 ///
-/// The methods are those of [`Locker`] and [`Forwarder`]. An input that only a locker uses (journal, store of shared limits,
-/// wall clock, timer, reload) changes nothing in a forwarder; an output that only a locker has is empty there.
+/// The methods are those of [`Locker`] and [`Forwarder`]. An input that only a locker uses (journal, store of shared
+/// limits, wall clock, timer, reload) changes nothing in a forwarder; an output that only a locker has is empty there.
 #[allow(
     clippy::large_enum_variant,
     reason = "a process has one limiter, and a box would cost every decision one more look into memory"

@@ -1,5 +1,5 @@
-//! Permit and flight of a request: `Permit` → `depart` → `Flight`. Each settles once; dropping either gives back what
-//! is due.
+//! Permit and flight of a request: `Permit` → `depart` → `Flight`. Each settles once; dropping
+//! either gives back what is due.
 //!
 //! Life of a request's slots:
 //!
@@ -31,8 +31,8 @@ pub struct Permit {
     held: Option<Held>,
     /// Time of the grant.
     granted_at: Time,
-    /// Dry-run limit that would have delayed the request, and for how long.
-    /// The delay counts from the grant. `None`: no dry-run limit would have delayed it.
+    /// Dry-run limit that would have delayed the request, and for how long. The delay counts from
+    /// the grant. `None`: no dry-run limit would have delayed it.
     overruled: Option<(LimitId, Duration)>,
 }
 
@@ -45,7 +45,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// True while the slots may be used: the process that granted them lives, and they are not late.
+    /// True while the slots may be used: the process that granted them lives, and they are not
+    /// late.
     ///
     /// Reads the clock, and takes no lock. The answer holds for the present moment only.
     fn is_good(&self, granted_at: Time) -> bool {
@@ -85,15 +86,16 @@ impl Permit {
         Permit { clock, held, granted_at, overruled }
     }
 
-    /// True while the permit may be used. False after the process that granted it has died (this one forwards to it),
-    /// and when it is late.
+    /// True while the permit may be used. False after the process that granted it has died (this
+    /// one forwards to it), and when it is late.
     ///
     /// Check it just before the first byte is sent. Always true if no limit applies.
     pub fn is_good(&self) -> bool {
         self.held.as_ref().is_none_or(|held| held.is_good(self.granted_at))
     }
 
-    /// True if it came too late: its slots may belong to other gateways by now. Its holder must ask again.
+    /// True if it came too late: its slots may belong to other gateways by now. Its holder must ask
+    /// again.
     pub fn is_late(&self) -> bool {
         self.held.as_ref().is_some_and(|held| held.is_late(self.granted_at))
     }
@@ -113,7 +115,8 @@ impl Permit {
         self.granted_at
     }
 
-    /// Starts the flight: from now on bytes may be sent, and a drop settles what has not settled as failed.
+    /// Starts the flight: from now on bytes may be sent, and a drop settles what has not settled as
+    /// failed.
     pub fn depart(mut self) -> Flight {
         let Permit { clock, granted_at, overruled, .. } = self;
         Flight { clock, held: self.held.take(), granted_at, overruled, sent_at: None, stage: Stage::Departed }
@@ -136,8 +139,8 @@ impl Drop for Permit {
     }
 }
 
-/// Request in flight. Dropping it ends the request: its `in_flight` slots are freed, and what has not settled settles
-/// as failed.
+/// Request in flight. Dropping it ends the request: its `in_flight` slots are freed, and what has
+/// not settled settles as failed.
 #[must_use = "dropping it ends the request"]
 pub struct Flight {
     clock: Clock,
@@ -149,8 +152,7 @@ pub struct Flight {
     overruled: Option<(LimitId, Duration)>,
     /// Time at which the head was sent.
     sent_at: Option<Time>,
-    /// Progress, which decides how a drop settles.
-    /// Only moves forward.
+    /// Progress, which decides how a drop settles. Only moves forward.
     stage: Stage,
 }
 
@@ -166,8 +168,9 @@ enum Stage {
 }
 
 impl Flight {
-    /// Reports that the request head is written. Claims that count `sent` settle now; returns that time. Call it right
-    /// after the write, because it reads the clock itself. A second call has no effect.
+    /// Reports that the request head is written. Claims that count `sent` settle now; returns that
+    /// time. Call it right after the write, because it reads the clock itself. A second call has no
+    /// effect.
     ///
     /// After `answered` it only notes the time: an origin may respond before the head is written.
     pub fn sent(&mut self) -> Time {
@@ -183,8 +186,8 @@ impl Flight {
         now
     }
 
-    /// Reports that the final response head is received: everything that has not settled settles now. A second call has
-    /// no effect.
+    /// Reports that the final response head is received: everything that has not settled settles
+    /// now. A second call has no effect.
     ///
     /// Interim responses (1xx) do not count. The `in_flight` slots stay taken until the flight is
     /// dropped, after the end of the response body.
@@ -205,7 +208,8 @@ impl Flight {
         self.held.as_ref().is_none_or(|held| held.is_good(self.granted_at))
     }
 
-    /// Turns the flight back into its permit, for another connection. Call it only if not one byte was sent.
+    /// Turns the flight back into its permit, for another connection. Call it only if not one byte
+    /// was sent.
     ///
     /// # Panics
     /// After [`Flight::sent`]: one permit would let two requests out.

@@ -1,7 +1,8 @@
-//! HTTP server for the admin and lock listeners: connection cap, timeouts, password check, cross-site checks.
+//! HTTP server for the admin and lock listeners: connection cap, timeouts, password check,
+//! cross-site checks.
 //!
-//! It serves an axum router by hyper, not by [`crate::wire`]: these listeners carry little traffic, and need routing rather
-//! than speed. It knows nothing of what the router does.
+//! It serves an axum router by hyper, not by [`crate::wire`]: these listeners carry little traffic,
+//! and need routing rather than speed. It knows nothing of what the router does.
 //!
 //! Order for each connection: the permit, the accept, the address, then for each request its head
 //! within the timeout, its content within length and timeout, and the handler. HTTP/1 alone is
@@ -33,23 +34,25 @@ use crate::proxy::Problem;
 use crate::proxy::refusal::Refusal;
 use crate::wire::cross_site;
 
-/// Timeout of a request's head, of its content, and of the last responses at shutdown: enough for a slow link, as requests
-/// are short.
+/// Timeout of a request's head, of its content, and of the last responses at shutdown: enough for a
+/// slow link, as requests are short.
 const READ_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(10) };
-/// Time for the first request of a connection that was accepted before the shutdown began: some round trips. Another process
-/// may wait for this listener to end.
+/// Time for the first request of a connection that was accepted before the shutdown began: some
+/// round trips. Another process may wait for this listener to end.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time after which the kernel closes a connection on which the peer acknowledges no data (TCP_USER_TIMEOUT). Long enough
-/// for a dashboard in a browser tab that is suspended for a moment.
+/// Time after which the kernel closes a connection on which the peer acknowledges no data
+/// (TCP_USER_TIMEOUT). Long enough for a dashboard in a browser tab that is suspended for a moment.
 const UNREAD_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
-/// Maximum length of a request's content, in bytes; a lock request or a limit's new rule takes one line.
+/// Maximum length of a request's content, in bytes; a lock request or a limit's new rule takes one
+/// line.
 const MAX_CONTENT: usize = 64 << 10;
 
 /// Serves `router` on a listener, with at most `max_connections` at one time, until `stop` ends.
 ///
-/// A connection beyond the maximum waits in the kernel's queue. One from an address for which `is_allowed` is false is
-/// closed before a byte of it is read. After `stop` every accepted connection still gets one response: one without a request
-/// so far has two seconds for it. Returns when all connections have ended, at the latest after the read timeout.
+/// A connection beyond the maximum waits in the kernel's queue. One from an address for which
+/// `is_allowed` is false is closed before a byte of it is read. After `stop` every accepted
+/// connection still gets one response: one without a request so far has two seconds for it. Returns
+/// when all connections have ended, at the latest after the read timeout.
 ///
 /// Handlers find the peer's address in `ConnectInfo<SocketAddr>`.
 ///
@@ -98,8 +101,9 @@ pub async fn serve(
     let _elapsed = timeout(READ_TIMEOUT, all_closed).await;
 }
 
-/// Serves one connection. Once `shutdown` has lost its sender, the connection closes after its next response, but not before
-/// its first one: hyper's graceful shutdown alone closes a connection before its first request is read.
+/// Serves one connection. Once `shutdown` has lost its sender, the connection closes after its next
+/// response, but not before its first one: hyper's graceful shutdown alone closes a connection
+/// before its first request is read.
 ///
 /// Returns when the connection is closed.
 async fn serve_connection(
@@ -136,8 +140,8 @@ async fn serve_connection(
     connection.await.ok();
 }
 
-/// Middleware: reads the content of a request before its handler runs, within the time and length allowed. 408 or 413
-/// otherwise.
+/// Middleware: reads the content of a request before its handler runs, within the time and length
+/// allowed. 408 or 413 otherwise.
 ///
 /// Handlers thus get a content that is complete, and never wait for a slow client.
 async fn buffer_content(request: Request, next: Next) -> Response {
@@ -154,8 +158,8 @@ async fn buffer_content(request: Request, next: Next) -> Response {
 /// The check of bcrypt takes some 50 ms of a thread; credentials that were right are remembered.
 ///
 /// # Errors
-/// The response: 401 for missing or wrong credentials; 429 after too many wrong ones from the peer's address, and 503 if the
-/// gateway cannot check them now.
+/// The response: 401 for missing or wrong credentials; 429 after too many wrong ones from the
+/// peer's address, and 503 if the gateway cannot check them now.
 pub async fn check_password(
     passwords: &Passwords,
     peer: IpAddr,
@@ -182,8 +186,8 @@ pub fn unauthorized() -> Response {
     (ask, problem(StatusCode::UNAUTHORIZED, "a name and its password are needed")).into_response()
 }
 
-/// The Host of a request without its port (RFC 9110 §7.2), and without brackets if it is an IPv6 address; `None` if there is
-/// none.
+/// The Host of a request without its port (RFC 9110 §7.2), and without brackets if it is an IPv6
+/// address; `None` if there is none.
 ///
 /// `127.0.0.1:8081` gives `127.0.0.1`, `[::1]:8081` gives `::1`.
 fn host(headers: &HeaderMap) -> Option<&str> {
@@ -194,8 +198,8 @@ fn host(headers: &HeaderMap) -> Option<&str> {
     }
 }
 
-/// True if the Host is a name that its owner may have pointed to this listener (DNS rebinding): anything but an IP address
-/// or `localhost`.
+/// True if the Host is a name that its owner may have pointed to this listener (DNS rebinding):
+/// anything but an IP address or `localhost`.
 ///
 /// A request without Host is one, too.
 pub fn may_be_dns_rebinding(headers: &HeaderMap) -> bool {
@@ -204,14 +208,15 @@ pub fn may_be_dns_rebinding(headers: &HeaderMap) -> bool {
 
 /// True if a page of another site made a browser send the request (CSRF).
 ///
-/// Browsers mark requests with Sec-Fetch-Site (Fetch Metadata) or, if they are older, with Origin. Other clients send
-/// neither, and pass.
+/// Browsers mark requests with Sec-Fetch-Site (Fetch Metadata) or, if they are older, with Origin.
+/// Other clients send neither, and pass.
 pub fn is_cross_site(headers: &HeaderMap) -> bool {
     let value = |name: &str| headers.get(name).map(|value| value.as_bytes());
     cross_site::is_cross_site(value("sec-fetch-site"), value("origin"), value("host"))
 }
 
-/// Response with a problem document (RFC 9457) of this status. `detail`: one sentence for people, which names the cause.
+/// Response with a problem document (RFC 9457) of this status. `detail`: one sentence for people,
+/// which names the cause.
 ///
 /// For instance `{"type":"about:blank","title":"Not Found","detail":"...","status":404}`.
 pub fn problem(status: StatusCode, detail: &str) -> Response {

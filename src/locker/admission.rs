@@ -19,14 +19,14 @@ use crate::time::Time;
 const MAX_WRITE_WAIT: Duration = Duration::from_secs(1);
 
 impl Queue {
-    /// Puts a request that cannot go at once in line, if it may and will wait. Called for every ask
-    /// that `Counters::check_claims` found blocked, and while the locker is held also for open
-    /// ones.
+    /// Puts a request that cannot go at once in the queue, if it may and will wait. Called for
+    /// every ask that `Counters::check_claims` found blocked, and while the locker is held also for
+    /// open ones.
     ///
-    /// Refuses a new request without queueing it if a line on its way is full. Else makes a waiter,
-    /// computes its deadline and forecast, and enqueues it; a dispatch may then grant it at once.
-    /// Returns `Go`, `Sorry`, or `Wait` with the ticket and, if it lies ahead, the forecast time. A
-    /// request that was queued before skips the checks against full lines and long waits.
+    /// Refuses a new request without queueing it if a queue on its way is full. Else makes a
+    /// waiter, computes its deadline and forecast, and enqueues it; a dispatch may then grant it at
+    /// once. Returns `Go`, `Sorry`, or `Wait` with the ticket and, if it lies ahead, the forecast
+    /// time. A request that was queued before skips the checks against full lines and long waits.
     pub(super) fn try_enqueue(
         &mut self,
         counters: &mut Counters,
@@ -87,7 +87,7 @@ impl Queue {
         Verdict::Wait(ticket, (forecast.at > now).then_some(forecast.at))
     }
 
-    /// Refusals that need only a look at the windows: `QueueFull`, if a line has reached
+    /// Refusals that need only a look at the windows: `QueueFull`, if a queue has reached
     /// `max_waiting` and the request displaces no waiter there.
     fn refuse_before_queueing(
         &self,
@@ -109,10 +109,10 @@ impl Queue {
         None
     }
 
-    /// Reason to refuse a waiter that has joined the line and was not let through; the limit is
+    /// Reason to refuse a waiter that has joined the queue and was not let through; the limit is
     /// `Some` if it is another than the one with the latest opening. Reasons: `Full` at a window of
-    /// a limit that refuses at once, `TooLong` after the deadline, `QueueFull` if the line has no
-    /// place for it. If it stays in a line that is full, another waiter is dropped.
+    /// a limit that refuses at once, `TooLong` after the deadline, `QueueFull` if the queue has no
+    /// place for it. If it stays in a queue that is full, another waiter is dropped.
     fn refuse_after_queueing(
         &mut self,
         counters: &mut Counters,
@@ -189,16 +189,17 @@ impl Queue {
         self.choose_primary(&counters.table, &mut waiter.demands);
     }
 
-    /// Puts a window first of those of the first limit. A request may count under several keys of one limit, and its caller may
-    /// have made one of them up: with that for its home it would take no turns. So the home is the window with the longest
-    /// line, unless others wait for the same windows already: those that need the same wait in one lane, in one order.
+    /// Puts a window first of those of the first limit. A request may count under several keys of
+    /// one limit, and its caller may have made one of them up: with that for its home it would take
+    /// no turns. So the home is the window with the longest queue, unless others wait for the same
+    /// windows already: those that need the same wait in one group, in one order.
     fn choose_primary(&self, table: &WindowTable, demands: &mut [WindowDemand]) {
         let Some(first) = demands.first().map(|demand| demand.limit) else { return };
         let of_first = demands.iter().take_while(|demand| demand.limit == first).count();
         if of_first <= 1 {
             return;
         }
-        // The order in which a request names its keys makes no other lane.
+        // The order in which a request names its keys makes no other group.
         demands[..of_first].sort_unstable_by_key(|demand| demand.window);
         for primary in 0..of_first {
             demands[..=primary].rotate_right(1);

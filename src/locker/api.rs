@@ -1,4 +1,5 @@
-//! Request and response types of the limiter: asks, claims, verdicts, grants. Plain values without behaviour.
+//! Request and response types of the limiter: asks, claims, verdicts, grants. Plain values without
+//! behaviour.
 
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ impl LimitId {
     }
 }
 
-/// Key of a window: a 128-bit keyed hash of the values that a limit is counted per, computed by the layers above. Two keys
-/// with the same hash share one window, which delays more requests, never fewer.
+/// Key of a window: a 128-bit keyed hash of the values that a limit is counted per, computed by the
+/// layers above. Two keys with the same hash share one window, which delays more requests, never
+/// fewer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key(pub u128);
 
@@ -45,8 +47,9 @@ pub struct Caller(pub u64);
 /// Request for a permit: all claims of one HTTP request, and its bounds on the wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// All claims of the request, in the order of the limits in the file. At most one claim per window. Callers take turns
-    /// at the window of the first limit that most requests wait for, so the broadest limit is best put first.
+    /// All claims of the request, in the order of the limits in the file. At most one claim per
+    /// window. Callers take turns at the window of the first limit that most requests wait for, so
+    /// the broadest limit is best put first.
     pub claims: &'a [Claim],
     /// The caller.
     pub caller: Caller,
@@ -66,10 +69,12 @@ pub enum AskKind {
     /// First ask.
     #[default]
     New,
-    /// Had a permit and needs another one. Its turn is the present one, before its caller's other requests.
+    /// Had a permit and needs another one. Its turn is the present one, before its caller's other
+    /// requests.
     Retry,
-    /// Was queued, and must ask again because the limits were reloaded or another process took over. Keeps its turn among
-    /// its caller's requests, and is not refused for reasons that concern only new requests.
+    /// Was queued, and must ask again because the limits were reloaded or another process took
+    /// over. Keeps its turn among its caller's requests, and is not refused for reasons that
+    /// concern only new requests.
     Reask {
         /// True if it was queued for a retry.
         retry: bool,
@@ -98,7 +103,8 @@ impl AskKind {
 pub enum Verdict {
     /// Granted: all slots are taken.
     Go(Grant),
-    /// Queued: `poll_verdict` will return this ticket. The time is a forecast of its turn (a lower bound), if known.
+    /// Queued: `poll_verdict` will return this ticket. The time is a forecast of its turn (a lower
+    /// bound), if known.
     Wait(Ticket, Option<Time>),
     /// Refused: the request may not go, and is not queued.
     Sorry(Sorry),
@@ -111,10 +117,11 @@ pub struct Sorry {
     pub reason: RefusalReason,
     /// Limit that refused.
     pub limit: LimitId,
-    /// Time at which another ask makes sense. Never `Time::NEVER`: if the opening is unknown, a best estimate of at least
-    /// now + 1 ms.
+    /// Time at which another ask makes sense. Never `Time::NEVER`: if the opening is unknown, a
+    /// best estimate of at least now + 1 ms.
     pub until: Time,
-    /// True if `until` is exact unless other requests come first; false for a lower bound or an estimate.
+    /// True if `until` is exact unless other requests come first; false for a lower bound or an
+    /// estimate.
     pub exact: bool,
 }
 
@@ -159,7 +166,8 @@ pub(super) struct HeldSlots {
     pub(super) limit: LimitId,
     /// Number of slots.
     pub(super) cost: u32,
-    /// True if the slots settle with the response head, false if with the departure of the request's head.
+    /// True if the slots settle with the response head, false if with the departure of the
+    /// request's head.
     pub(super) answered: bool,
     /// True after the slots have settled.
     pub(super) settled: bool,
@@ -167,7 +175,8 @@ pub(super) struct HeldSlots {
     pub(super) flying: bool,
 }
 
-/// Permit: the taken slots of one request. Its holder must call `settle` or `give_back`, and then `finish`.
+/// Permit: the taken slots of one request. Its holder must call `settle` or `give_back`, and then
+/// `finish`.
 #[derive(Debug)]
 pub struct Grant {
     /// Slots by window.
@@ -217,7 +226,8 @@ impl Grant {
         self.until
     }
 
-    /// First dry-run limit that would have delayed or refused the request, and the time until which.
+    /// First dry-run limit that would have delayed or refused the request, and the time until
+    /// which.
     pub fn dry_run_hit(&self) -> Option<(LimitId, Time)> {
         self.dry_run_hit.as_deref().copied()
     }
@@ -230,7 +240,8 @@ pub enum SettlePoint {
     Sent,
     /// The final response head is back: all claims settle now.
     Answered,
-    /// The attempt failed after bytes may have left: claims not yet settled settle at now + linger (max(guard, 1 s)).
+    /// The attempt failed after bytes may have left: claims not yet settled settle at now + linger
+    /// (max(guard, 1 s)).
     Failed,
 }
 
@@ -243,6 +254,7 @@ pub struct Usage {
     pub flying: u32,
     /// Waiters that need this window.
     pub waiting: usize,
-    /// Time at which a request of cost 1 would go if no other came; `None` if that depends on a settle or finish.
+    /// Time at which a request of cost 1 would go if no other came; `None` if that depends on a
+    /// settle or finish.
     pub opens: Option<Time>,
 }

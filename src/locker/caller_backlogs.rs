@@ -1,6 +1,8 @@
-//! Caller backlogs at one window: finds a caller's next waiter, and the caller with the longest backlog.
+//! Caller backlogs at one window: finds a caller's next waiter, and the caller with the longest
+//! backlog.
 //!
-//! A full queue drops from the longest backlog (longest queue drop), so that no caller can fill it for the others.
+//! A full queue drops from the longest backlog (longest queue drop), so that no caller can fill it
+//! for the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +51,8 @@ impl Backlog {
     }
 }
 
-/// Sort key of a caller's last waiter: slots needed before it, arrival, sequence number, and the caller.
+/// Sort key of a caller's last waiter: slots needed before it, arrival, sequence number, and the
+/// caller.
 type BacklogEnd = (u64, Time, u64, Caller);
 
 /// Backlogs of all callers at one window.
@@ -126,8 +129,9 @@ impl CallerBacklogs {
         self.backlogs.get(&caller).map_or(0, |backlog| backlog.slots)
     }
 
-    /// Last waiter of the caller with the longest backlog: slots that the caller needs before it, the caller, the waiter.
-    /// Among equal backlogs, the one with the latest arrival of its last waiter.
+    /// Last waiter of the caller with the longest backlog: slots that the caller needs before it,
+    /// the caller, the waiter. Among equal backlogs, the one with the latest arrival of its last
+    /// waiter.
     pub(super) fn last(&self) -> Option<(u64, Caller, CallerOrder)> {
         let (start, .., caller) = *self.ends.last()?;
         let (caller_order, _) = self.backlogs.get(&caller)?.waiters.last_key_value()?;

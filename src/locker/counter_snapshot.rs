@@ -35,19 +35,22 @@ pub struct LimitSnapshot {
     pub in_force: bool,
     /// Time from which on every count is known.
     pub since: Time,
-    /// Slots that each window may have taken beyond its record: latest settle time and number; oldest first.
+    /// Slots that each window may have taken beyond its record: latest settle time and number;
+    /// oldest first.
     pub unknown: Vec<(Time, u32)>,
     /// As `unknown`, but they count only once the limit is neither shared nor a dry run.
     pub suspended: Vec<(Time, u32)>,
-    /// Flights of an earlier rule that counted from the answer: the time until which they may be under way, and for how
-    /// long after an end of the process the origin may still count them.
+    /// Flights of an earlier rule that counted from the answer: the time until which they may be
+    /// under way, and for how long after an end of the process the origin may still count them.
     pub lingers: Option<(Time, Duration)>,
 }
 
-/// Way in which the earlier locker ended: decides how complete its snapshot is, and whether its requests go on.
+/// Way in which the earlier locker ended: decides how complete its snapshot is, and whether its
+/// requests go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shutdown {
-    /// Upgrade: complete, and requests under way go on and are reported later (see [`Locker::handle_remote`]).
+    /// Upgrade: complete, and requests under way go on and are reported later (see
+    /// [`Locker::handle_remote`]).
     HandOver,
     /// Orderly stop: complete, written to disk at the end.
     Orderly,
@@ -78,7 +81,8 @@ impl LimitTable {
 }
 
 impl Snapshot {
-    /// Snapshot of these limits and windows. `late`: the slots of each window that settle by themselves, and at what time.
+    /// Snapshot of these limits and windows. `late`: the slots of each window that settle by
+    /// themselves, and at what time.
     pub(super) fn of(
         limits: &LimitTable,
         table: &mut WindowTable,
@@ -106,8 +110,8 @@ impl Snapshot {
 }
 
 impl Locker {
-    /// Complete snapshot at `now`. Unsettled slots count as open, except those of failed attempts, which have a known
-    /// settle time.
+    /// Complete snapshot at `now`. Unsettled slots count as open, except those of failed attempts,
+    /// which have a known settle time.
     pub fn snapshot(&mut self, now: Time) -> Snapshot {
         let now = self.advance(now);
         let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
@@ -117,7 +121,8 @@ impl Locker {
         Snapshot::of(&self.counters.limits, &mut self.counters.table, late, &self.wall, now)
     }
 
-    /// A locker that continues from the snapshot of an earlier one. Slots that were open count as settled at `now`.
+    /// A locker that continues from the snapshot of an earlier one. Slots that were open count as
+    /// settled at `now`.
     pub fn restore(snapshot: Snapshot, shutdown: Shutdown, wall: WallSample, now: Time) -> Locker {
         let mut locker = Locker::new(Vec::new());
         locker.wall = WallClock::restore(snapshot.readings, wall, now);

@@ -10,9 +10,10 @@ use crate::time::Time;
 
 /// All that is counted.
 ///
-/// Owns the limits with their rules, the windows of their keys, and the two work lists of what has changed in windows: for
-/// the journal and for the store of shared limits. Promises that a slot is taken or given back in all places at once. Does
-/// not know the waiters, but for the line that each window has.
+/// Owns the limits with their rules, the windows of their keys, and the two work lists of what has
+/// changed in windows: for the journal and for the store of shared limits. Promises that a slot is
+/// taken or given back in all places at once. Does not know the waiters, but for the queue that
+/// each window has.
 #[derive(Debug)]
 pub(super) struct Counters {
     /// Limits and their rules, by `LimitId`.
@@ -21,14 +22,15 @@ pub(super) struct Counters {
     pub(super) table: WindowTable,
     /// Windows and limits that the journal must write.
     pub(super) write_queue: WriteQueue,
-    /// Windows and lanes for the next exchange with the store.
+    /// Windows and groups for the next exchange with the store.
     pub(super) sharing: Sharing,
     /// Time of the next slice of the sweep, if any window is alive.
     pub(super) next_sweep: Time,
 }
 
 impl Counters {
-    /// Counters of no limits. `bits`: room for windows is made in chunks of this size, as a power of two.
+    /// Counters of no limits. `bits`: room for windows is made in chunks of this size, as a power
+    /// of two.
     pub(super) fn new(bits: u32) -> Counters {
         Counters {
             limits: LimitTable::default(),
@@ -70,7 +72,8 @@ impl Counters {
         self.sharing.return_unwanted(&self.limits, &mut self.table, index, now);
     }
 
-    /// Returns true if a window keeps a waiter back only until something of it is written down, or granted by the store.
+    /// Returns true if a window keeps a waiter back only until something of it is written down, or
+    /// granted by the store.
     pub(super) fn awaits_io(&self, demand: &WindowDemand, now: Time) -> bool {
         let rule = &self.limits.rules[demand.limit.at()];
         self.table.window(demand.window).awaits_io(rule, demand.cost, now)

@@ -11,9 +11,9 @@ use crate::time::Time;
 
 /// Result of a look at all windows of an ask.
 pub(super) enum AskCheck {
-    /// Every window has room, and no waiter is in line.
+    /// Every window has room, and no waiter is in the queue.
     Open,
-    /// Some window has no room, or has waiters in its line: the ask must queue behind them.
+    /// Some window has no room, or has waiters in its queue: the ask must queue behind them.
     Blocked,
 }
 

@@ -1,4 +1,4 @@
-//! Lets waiters go: looks at the lines of windows that have news, and at lanes that have a new head.
+//! Lets waiters go: looks at the queues of windows that have news, and at groups that have a new head.
 
 use super::api::{LimitId, RefusalReason, Verdict};
 use super::counters::Counters;
@@ -9,13 +9,13 @@ use super::window_queue::{GroupQueue, WindowQueue};
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// Result of a look at the head of a lane.
+/// Result of a look at the head of a group.
 enum GroupCheck {
     /// This waiter, the head, may go.
     Go(u32),
     /// This window has no room for it.
     Blocked(u32),
-    /// Other lanes come first at a window; the lane has joined the line there.
+    /// Other groups come first at a window; the group has joined the queue there.
     Behind,
     /// At this window it would delay the claimant that reserves slots. The time is the claimant's
     /// start, if known.
@@ -23,9 +23,9 @@ enum GroupCheck {
 }
 
 impl Queue {
-    /// Marks a window for a look at its line: a slot may have opened, or become known. A window
-    /// without a line needs none. If a claimant of several limits waits here, the other windows
-    /// that defer lanes for its sake are marked too.
+    /// Marks a window for a look at its queue: a slot may have opened, or become known. A window
+    /// without a queue needs none. If a claimant of several limits waits here, the other windows
+    /// that defer groups for its sake are marked too.
     pub(super) fn mark_dirty(&mut self, table: &WindowTable, window: u32) {
         let Some(queue) = table.queue(window) else { return };
         let holder = queue.multi_limit.first().copied();
@@ -60,7 +60,7 @@ impl Queue {
         }
     }
 
-    /// Does all work that has come up. Afterwards every waiter in line has a reason to wait, unless
+    /// Does all work that has come up. Afterwards every waiter in the queue has a reason to wait, unless
     /// the locker is held: then this does nothing, and the work stays in the list.
     pub(super) fn dispatch(&mut self, counters: &mut Counters, now: Time) {
         if self.is_held {
@@ -81,8 +81,8 @@ impl Queue {
         }
     }
 
-    /// Serves the lanes at a window, in order, until the window keeps the first in line back.
-    /// Queued and deferred lanes are merged by effective arrival.
+    /// Serves the groups at a window, in order, until the window keeps the first in the queue back.
+    /// Queued and deferred groups are merged by effective arrival.
     fn serve_window(&mut self, counters: &mut Counters, window: u32, now: Time) {
         let mut blocked = None;
         let mut check_deferred = true;
@@ -108,13 +108,13 @@ impl Queue {
         self.set_wakeup(counters, window, None, now);
     }
 
-    /// True if a lane is in one of the two lines of a window, queued or deferred.
+    /// True if a group is in one of the two queues of a window, queued or deferred.
     fn is_queued_at(&self, group: u32, window: u32) -> bool {
         let location = self.groups.get(group).map(|group| group.location);
         matches!(location, Some(Location::Queued(at, _) | Location::Deferred(at, _)) if at == window)
     }
 
-    /// Grants a lane's waiters as long as they may go; then attaches the lane at the window that
+    /// Grants a group's waiters as long as they may go; then attaches the group at the window that
     /// keeps it back. Returns the number of granted waiters.
     fn serve_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> usize {
         let mut granted = 0;
@@ -149,8 +149,8 @@ impl Queue {
         granted
     }
 
-    /// Schedules a question to the store for a lane that waits at a store-managed window. Does
-    /// nothing if a granted slot opens at a known time, if the store is lost, or if the lane is in
+    /// Schedules a question to the store for a group that waits at a store-managed window. Does
+    /// nothing if a granted slot opens at a known time, if the store is lost, or if the group is in
     /// a question already. The question goes out one lead time before the slot is expected to open.
     fn ask_store(&mut self, counters: &mut Counters, group: u32, index: u32, now: Time) {
         let found = &mut self.groups[group];
@@ -168,7 +168,7 @@ impl Queue {
         sharing.ask_at(group, &mut found.asks, at);
     }
 
-    /// Handles the head of a lane that a window keeps back. Requests the write of its slots, if
+    /// Handles the head of a group that a window keeps back. Requests the write of its slots, if
     /// only that is missing. Refuses a waiter that had patience for such a write only, and none for
     /// a slot. Returns true if the waiter was refused, so that the next head can be checked.
     fn refuse_head(&mut self, counters: &mut Counters, group: u32, window: u32, now: Time) -> bool {
@@ -200,7 +200,7 @@ impl Queue {
         true
     }
 
-    /// Checks all windows of the head of a lane, which must have a head. Windows of the store come
+    /// Checks all windows of the head of a group, which must have a head. Windows of the store come
     /// last: the latest of these is named if nothing else blocks.
     fn check_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> GroupCheck {
         let (position, entry) = first(&self.groups[group].entries).expect("a lane without waiters is dropped");
@@ -240,7 +240,7 @@ impl Queue {
         }
     }
 
-    /// True if other lanes come first at a window; the lane then stays in its line.
+    /// True if other groups come first at a window; the group then stays in its queue.
     fn queues_behind(
         &mut self,
         table: &mut WindowTable,
@@ -262,8 +262,8 @@ impl Queue {
         !precedes
     }
 
-    /// Puts a lane, by its head's place, into the line of a window. `location` says which of the
-    /// two lines: `Location::Queued` or `Location::Deferred`. The lane must be detached or already
+    /// Puts a group, by its head's place, into the queue of a window. `location` says which of the
+    /// two lines: `Location::Queued` or `Location::Deferred`. The group must be detached or already
     /// at the same place.
     pub(super) fn attach(
         &mut self,
@@ -280,8 +280,8 @@ impl Queue {
         queue_at(table.window_mut(window), found.location).insert(primary, position, entry);
     }
 
-    /// Removes a lane from the line in which it waits. Returns its former location; `Detached` if
-    /// the lane is gone or in no line.
+    /// Removes a group from the queue in which it waits. Returns its former location; `Detached` if
+    /// the group is gone or in no queue.
     pub(super) fn detach(&mut self, table: &mut WindowTable, group: u32) -> Location {
         let Some(found) = self.groups.get_mut(group) else { return Location::Detached };
         let location = std::mem::replace(&mut found.location, Location::Detached);
@@ -292,7 +292,7 @@ impl Queue {
         location
     }
 
-    /// Sets the time of the next look at the line of a window: the opening for its first lane, or
+    /// Sets the time of the next look at the queue of a window: the opening for its first group, or
     /// the start of the claimant for which others are deferred. At most one wakeup per window is
     /// set, and only for a time after `now`.
     fn set_wakeup(&mut self, counters: &mut Counters, window: u32, reserved_until: Option<Time>, now: Time) {

@@ -1,9 +1,11 @@
-//! Fair queue: start-time fair queueing (Goyal, Vin, Cheng 1996) between the callers that wait at one window.
+//! Fair queue: start-time fair queueing (Goyal, Vin, Cheng 1996) between the callers that wait at
+//! one window.
 //!
-//! A request gets its turn (start tag) when it arrives: the present virtual time, or the end of its caller's last turn if
-//! that is later. An idle caller saves up no credit. Of a caller's waiters only the first needs a correct turn, which is
-//! the end of the caller's last granted turn. It is moved there when it becomes the first, because others may have left,
-//! or may have been granted before it with another cost.
+//! A request gets its turn (start tag) when it arrives: the present virtual time, or the end of its
+//! caller's last turn if that is later. An idle caller saves up no credit. Of a caller's waiters
+//! only the first needs a correct turn, which is the end of the caller's last granted turn. It is
+//! moved there when it becomes the first, because others may have left, or may have been granted
+//! before it with another cost.
 //!
 //! Example: A and B have 3 and 1 waiters of cost 1 that arrive together. Their turns are A 0, A 1,
 //! A 2 and B 0, so the order is A, B, A, A: a backlog delays its own caller, and not the next one.
@@ -30,7 +32,8 @@ pub(super) struct FairQueue {
     virtual_time: u64,
     /// Callers that wait, and idle ones that are ahead of the virtual time.
     flows: BTreeMap<Caller, Flow>,
-    /// True if a request was granted in a turn of another cost, so that later turns of its caller may be out of date.
+    /// True if a request was granted in a turn of another cost, so that later turns of its caller
+    /// may be out of date.
     shifted: bool,
     /// Callers without waiters that are ahead of the virtual time, by the end of their last turn.
     idle: BTreeSet<(u64, Caller)>,
@@ -49,8 +52,8 @@ impl FairQueue {
         turn
     }
 
-    /// Adds a retry, a request that already had its turn: it is next, and the caller's later requests follow it as they
-    /// would have done otherwise.
+    /// Adds a retry, a request that already had its turn: it is next, and the caller's later
+    /// requests follow it as they would have done otherwise.
     pub(super) fn arrive_retry(&mut self, caller: Caller, cost: u32) -> u64 {
         let end = self.next(caller) + u64::from(cost);
         self.join(caller, end);
@@ -91,7 +94,8 @@ impl FairQueue {
         self.flows.get(&caller).filter(|flow| flow.waiting > 0).map(|flow| flow.served)
     }
 
-    /// Removes a request that was not granted. If it was its caller's last one, its turn is free again.
+    /// Removes a request that was not granted. If it was its caller's last one, its turn is free
+    /// again.
     ///
     /// `turn` and `cost`: those of its arrival. The turns of the caller's other waiters are
     /// corrected when they become the first.
@@ -106,8 +110,8 @@ impl FairQueue {
 
     /// Counts one waiter less, and forgets the caller if it is not ahead of the virtual time.
     ///
-    /// An idle caller that is ahead is kept until the virtual time has reached its end, or its
-    /// next request would start as if its last grants had cost nothing.
+    /// An idle caller that is ahead is kept until the virtual time has reached its end, or its next
+    /// request would start as if its last grants had cost nothing.
     fn end_waiting(&mut self, caller: Caller) {
         let Some(flow) = self.flows.get_mut(&caller) else { return };
         flow.waiting = flow.waiting.saturating_sub(1);

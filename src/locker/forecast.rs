@@ -1,6 +1,6 @@
 //! Forecast of the time at which a waiter will go, computed on its arrival.
 //!
-//! A waiter's rank is the number of slots that those before it in its lane need, plus its own. The
+//! A waiter's rank is the number of slots that those before it in its group need, plus its own. The
 //! slots of a window open in a known order: those free now, those that settled, oldest first, then
 //! those not settled yet; after one turn through all N, the same again a span later.
 
@@ -13,7 +13,7 @@ use super::queue_position::{QueueEntry, QueuePosition};
 use crate::time::Time;
 
 /// Most other waiters examined to find a rank; beyond, the rank is a lower bound. It bounds the
-/// work of an ask, however long the line is.
+/// work of an ask, however long the queue is.
 const MAX_CHECKED: usize = 64;
 
 /// Number of slots that the waiters before one need.
@@ -27,9 +27,9 @@ struct SlotsAhead {
 }
 
 impl Queue {
-    /// Forecast of the time at which a waiter goes, or would go if it joined the line. The window
+    /// Forecast of the time at which a waiter goes, or would go if it joined the queue. The window
     /// with the latest opening decides, and its limit is the one named to the caller. The time is
-    /// `exact` only for a waiter of a single window with a line of one flow; else it is an
+    /// `exact` only for a waiter of a single window with a queue of one flow; else it is an
     /// estimate. Never before `now`.
     pub(super) fn forecast(&self, counters: &Counters, waiter: &Waiter, now: Time) -> Forecast {
         let group = self.group_of(&waiter.demands).map(|group| &self.groups[group]);
@@ -52,7 +52,7 @@ impl Queue {
         forecast
     }
 
-    /// True if the lane's waiters are all that wait at the window, and are of one priority and one
+    /// True if the group's waiters are all that wait at the window, and are of one priority and one
     /// urgency, and either of one caller or without turns.
     fn is_single_flow(&self, counters: &Counters, group: Option<&WaiterGroup>, waiter: &Waiter) -> bool {
         let Some(group) = group else { return true };
@@ -69,7 +69,7 @@ impl Queue {
     }
 
     /// Place in which a waiter may go: its own, or under `Priority::WithinCaller` the first of its
-    /// caller if less urgent waiters of the caller are in line.
+    /// caller if less urgent waiters of the caller are in the queue.
     fn best_position(&self, counters: &Counters, waiter: &Waiter) -> QueuePosition {
         let queue = waiter.demands.first().and_then(|primary| counters.table.queue(primary.window));
         let Some(queue) =
@@ -87,8 +87,8 @@ impl Queue {
         }
     }
 
-    /// Sums the slots of the waiters before this one in its lane. Exact if no waiter of an earlier
-    /// priority class is in the lane and at most `MAX_CHECKED` have its place or a later one: these
+    /// Sums the slots of the waiters before this one in its group. Exact if no waiter of an earlier
+    /// priority class is in the group and at most `MAX_CHECKED` have its place or a later one: these
     /// are subtracted from the totals. Else at most `MAX_CHECKED` waiters are added up, a lower
     /// bound.
     fn slots_ahead(&self, counters: &Counters, group: Option<&WaiterGroup>, waiter: &Waiter) -> SlotsAhead {

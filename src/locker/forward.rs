@@ -21,14 +21,15 @@ use crate::time::Time;
 /// Set in the tickets of requests that asked after the hand-over, and clear in those of before.
 const FORWARDED: u32 = 1 << 31;
 
-/// The requests of a process that has handed its windows over: those in line then, those under way, and those that ask
-/// since.
+/// The requests of a process that has handed its windows over: those in the queue then, those under
+/// way, and those that ask since.
 ///
-/// Owns the events that the other process has not been told of, and the verdicts that have come back. Keeps the limits and
-/// windows of before as a directory, by which grants know their slots; nothing is counted in them any more, and new keys
-/// only get a place there. It grants nothing by itself: each ask waits, and each input becomes at most one event per slot
-/// that it is about. Where the process before this one still has requests, their events are passed on as far as that process
-/// holds the slots.
+/// Owns the events that the other process has not been told of, and the verdicts that have come
+/// back. Keeps the limits and windows of before as a directory, by which grants know their slots;
+/// nothing is counted in them any more, and new keys only get a place there. It grants nothing by
+/// itself: each ask waits, and each input becomes at most one event per slot that it is about.
+/// Where the process before this one still has requests, their events are passed on as far as that
+/// process holds the slots.
 #[derive(Debug)]
 pub struct Forwarder {
     /// Limits of before, by `LimitId`. An id beyond them is unknown here.
@@ -37,7 +38,7 @@ pub struct Forwarder {
     table: WindowTable,
     /// Wall clock readings up to the hand-over.
     wall: WallClock,
-    /// The requests that were in line at the hand-over.
+    /// The requests that were in the queue at the hand-over.
     queued: Slab<Waiter>,
     /// The requests that have asked since and have no verdict.
     asked: Slab<()>,
@@ -91,8 +92,8 @@ impl Forwarder {
         self.limits.shares()
     }
 
-    /// Forwards an ask. It waits in any case; [`Forwarder::poll_verdict`] names its ticket once the other process has
-    /// decided.
+    /// Forwards an ask. It waits in any case; [`Forwarder::poll_verdict`] names its ticket once the
+    /// other process has decided.
     pub fn ask(&mut self, ask: &Ask<'_>, now: Time) -> Verdict {
         let arrived = ask.arrived.map_or(now, |at| at.min(now));
         let bound = ask.max_wait.map_or(Time::NEVER, |wait| arrived + wait);
@@ -133,7 +134,8 @@ impl Forwarder {
         }
     }
 
-    /// Nothing of the request left: gives back the slots that have not settled, and ends its flight.
+    /// Nothing of the request left: gives back the slots that have not settled, and ends its
+    /// flight.
     pub fn give_back(&mut self, grant: Grant) {
         for held in &grant.held {
             let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
@@ -144,7 +146,8 @@ impl Forwarder {
         self.land(&grant);
     }
 
-    /// The response's last byte is gone: the flight ends. Slots that have not settled settle as failed.
+    /// The response's last byte is gone: the flight ends. Slots that have not settled settle as
+    /// failed.
     pub fn finish(&mut self, mut grant: Grant, now: Time) {
         self.settle(&mut grant, SettlePoint::Failed, now);
         self.land(&grant);
@@ -197,7 +200,7 @@ impl Forwarder {
         queued.chain(self.asked.indices().into_iter().map(|number| self.asked_ticket(number))).collect()
     }
 
-    /// Ticket of a waiter that was in line at the hand-over: as the locker made it.
+    /// Ticket of a waiter that was in the queue at the hand-over: as the locker made it.
     fn queued_ticket(&self, id: u32) -> Ticket {
         Ticket { index: id, generation: self.queued.generation(id).unwrap_or(0) }
     }
@@ -225,7 +228,8 @@ impl Forwarder {
         }
     }
 
-    /// A grant of the other process, as this one would have made it. Limits that are unknown here are left out.
+    /// A grant of the other process, as this one would have made it. Limits that are unknown here
+    /// are left out.
     fn rebuild_grant(&mut self, slots: &[GrantedSlots], now: Time) -> Grant {
         let mut grant = Grant::default();
         let known = self.limits.rules.len();
@@ -247,7 +251,8 @@ impl Forwarder {
     }
 }
 
-/// Requests of the process before this one: the windows have moved on to a third process, which counts them as this one's.
+/// Requests of the process before this one: the windows have moved on to a third process, which
+/// counts them as this one's.
 impl Forwarder {
     /// As [`Locker::knows_limits_of`].
     pub fn knows_limits_of(&self, event: &Event) -> bool {
@@ -334,7 +339,8 @@ impl Forwarder {
         scan.finish(&self.limits, &mut self.table, now)
     }
 
-    /// As [`Locker::limit_detail`], of the windows of before and the requests that were in line then.
+    /// As [`Locker::limit_detail`], of the windows of before and the requests that were in the
+    /// queue then.
     pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
         let window = LimitDetail::of_window(&self.limits, &mut self.table, limit, key, now);

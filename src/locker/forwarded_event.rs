@@ -1,4 +1,5 @@
-//! Events that a process forwards to the one that took over its windows, and the grants that come back: plain values.
+//! Events that a process forwards to the one that took over its windows, and the grants that come
+//! back: plain values.
 
 use smallvec::SmallVec;
 
@@ -66,8 +67,8 @@ pub enum Event {
 }
 
 impl Event {
-    /// Returns true if all limits of the event are known, of which there are so many, and each claim takes slots. Any other
-    /// event is none of a process before this one.
+    /// Returns true if all limits of the event are known, of which there are so many, and each
+    /// claim takes slots. Any other event is none of a process before this one.
     pub(super) fn is_valid(&self, limits: usize) -> bool {
         let known = |limit: LimitId| limit.at() < limits;
         match self {

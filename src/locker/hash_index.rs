@@ -1,7 +1,8 @@
-//! Hash index: an open-addressing hash table from hashes to places, one cache line per look-up, eight bytes per entry.
+//! Hash index: an open-addressing hash table from hashes to places, one cache line per look-up,
+//! eight bytes per entry.
 //!
-//! Uses linear probing. An entry stores its whole hash, so that growing and removing never access the indexed values, and so
-//! that a look-up hardly ever fetches a wrong window.
+//! Uses linear probing. An entry stores its whole hash, so that growing and removing never access
+//! the indexed values, and so that a look-up hardly ever fetches a wrong window.
 
 /// Hash of a key, and the place of its window.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +16,7 @@ struct IndexEntry {
 /// Entry that is not in use.
 const EMPTY: IndexEntry = IndexEntry { hash: 0, place: u32::MAX };
 
-/// Minimum number of entries of a table in use.
-/// They have 64 bytes, as a cache line.
+/// Minimum number of entries of a table in use. They have 64 bytes, as a cache line.
 const MIN_ENTRIES: usize = 8;
 
 /// Open-addressing hash table; holds places, not keys.
@@ -25,7 +25,8 @@ const MIN_ENTRIES: usize = 8;
 /// share a hash.
 #[derive(Debug, Default)]
 pub(super) struct HashIndex {
-    /// Entries: a power of two of them, at most three quarters in use; none while the table is empty.
+    /// Entries: a power of two of them, at most three quarters in use; none while the table is
+    /// empty.
     entries: Box<[IndexEntry]>,
     /// Number of entries in use.
     len: usize,
@@ -64,7 +65,8 @@ impl HashIndex {
         self.len += 1;
     }
 
-    /// Removes a place, and moves back the entries that were displaced by it (backward-shift deletion).
+    /// Removes a place, and moves back the entries that were displaced by it (backward-shift
+    /// deletion).
     ///
     /// Does nothing if the place is not in the index. Halves the table when less than an eighth is
     /// in use, and frees it when the last entry has left. No tombstones remain, so that look-ups

@@ -8,13 +8,16 @@ use jiff::tz::TimeZone;
 /// One limit of `proxy.toml`, in the form that the locker needs.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Limit {
-    /// Name in `proxy.toml`. A limit that keeps its name keeps its windows when the file is reloaded.
+    /// Name in `proxy.toml`. A limit that keeps its name keeps its windows when the file is
+    /// reloaded.
     pub name: Arc<str>,
-    /// Description of what the windows are counted per. If it changes on a reload, no window is found under its old key.
+    /// Description of what the windows are counted per. If it changes on a reload, no window is
+    /// found under its old key.
     pub keyed_by: Arc<str>,
     /// Rate; `None` if only `in_flight` is capped.
     pub rate: Option<Rate>,
-    /// M, the maximum of requests between their permit and the end of their response; `None` for no maximum.
+    /// M, the maximum of requests between their permit and the end of their response; `None` for no
+    /// maximum.
     pub in_flight: Option<u32>,
     /// Behaviour if no slot is free.
     pub when_full: WhenFull,
@@ -35,8 +38,9 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Time for which a failed attempt may still reach the origin, after which its slots settle: the guard, at least 1 s. A
-    /// lost segment is retransmitted within 200 ms to 1 s on every common system.
+    /// Time for which a failed attempt may still reach the origin, after which its slots settle:
+    /// the guard, at least 1 s. A lost segment is retransmitted within 200 ms to 1 s on every
+    /// common system.
     pub fn linger(&self) -> Duration {
         // Longest of the retransmission times above.
         const LEAST: Duration = Duration::from_secs(1);
@@ -85,7 +89,8 @@ pub enum Kind {
 pub enum Unit {
     /// From a full minute to the next.
     Minute,
-    /// From a full hour of the local clock to the next; an hour that the clock repeats is one window.
+    /// From a full hour of the local clock to the next; an hour that the clock repeats is one
+    /// window.
     Hour,
     /// From midnight of the local clock to the next.
     Day,

@@ -1,8 +1,9 @@
 //! Table of the limits: what each of them says, its rule in numbers, and whether it is in force.
 //!
-//! A limit that is gone from the file is *retired*: it is kept as long as what it counted would count, and then forgotten.
-//! It leaves its number behind, which is never used again: a request that was classified before may still name it. So every
-//! pass over all limits goes by `LimitTable::ids`, and costs what the limits cost that there are, not those that ever were.
+//! A limit that is gone from the file is *retired*: it is kept as long as what it counted would
+//! count, and then forgotten. It leaves its number behind, which is never used again: a request
+//! that was classified before may still name it. So every pass over all limits goes by
+//! `LimitTable::ids`, and costs what the limits cost that there are, not those that ever were.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use crate::time::Time;
 
 /// All limits by `LimitId`, with their rules.
 ///
-/// `all` and `rules` are of the same length, and have a mark in the place of each limit that was forgotten
-/// ([`Limit::forgotten`]).
+/// `all` and `rules` are of the same length, and have a mark in the place of each limit that was
+/// forgotten ([`Limit::forgotten`]).
 #[derive(Debug, Default)]
 pub(super) struct LimitTable {
     /// The limits as they were given, by `LimitId`.
@@ -79,8 +80,9 @@ impl LimitTable {
         waiter.demands.iter().map(of_limit).fold(waiter.caller_deadline, Time::min)
     }
 
-    /// Forgets the retired limits of which nothing counts any more: no window is alive, and nothing that no window shows may
-    /// have been let go. Returns them. One that comes back later is a new one.
+    /// Forgets the retired limits of which nothing counts any more: no window is alive, and nothing
+    /// that no window shows may have been let go. Returns them. One that comes back later is a new
+    /// one.
     pub(super) fn forget_retired(&mut self, now: Time) -> Vec<LimitId> {
         let mut gone: Vec<LimitId> = self.retired.iter().copied().filter(|id| self.rules[id.at()].live == 0).collect();
         gone.retain(|id| {
@@ -107,7 +109,8 @@ impl LimitTable {
 }
 
 impl Limit {
-    /// The mark in the place of a limit that was forgotten: it counts nothing and holds no request back.
+    /// The mark in the place of a limit that was forgotten: it counts nothing and holds no request
+    /// back.
     pub(super) fn forgotten() -> Limit {
         Limit {
             name: "".into(),

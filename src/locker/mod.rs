@@ -5,8 +5,8 @@
 //! starts a task or knows what a request is, and nothing that it decides is random.
 //!
 //! A request asks for slots in all its windows at once and gets all or none. If it must wait it
-//! joins a *lane*, the waiters with the same windows; a lane waits in the *line* of one window that
-//! keeps it back, and is looked at only when that window has news.
+//! joins a *group*, the waiters with the same windows; a group waits in the *queue* of one window
+//! that keeps it back, and is looked at only when that window has news.
 
 mod admission;
 mod api;
@@ -89,8 +89,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 
 /// All windows and all waiters of a gateway.
 ///
-/// Coordinates the two: [`Counters`] counts, [`Queue`] has the waiters. Owns besides all that happens by itself as time goes
-/// on: late settles, the periods of the wall clock, and the time at which either is due.
+/// Coordinates the two: [`Counters`] counts, [`Queue`] has the waiters. Owns besides all that
+/// happens by itself as time goes on: late settles, the periods of the wall clock, and the time at
+/// which either is due.
 ///
 /// Every method that takes `now` accepts any value: one before the latest counts as the latest.
 /// After any call, `poll_verdict` must be drained.
@@ -148,8 +149,8 @@ impl Locker {
         id
     }
 
-    /// Every limit, in the order of `LimitId`; also those that are no longer in force, and marks for those that were
-    /// forgotten ([`Limit::is_forgotten`]).
+    /// Every limit, in the order of `LimitId`; also those that are no longer in force, and marks
+    /// for those that were forgotten ([`Limit::is_forgotten`]).
     pub fn limits(&self) -> &[Limit] {
         &self.counters.limits.all
     }
@@ -259,7 +260,8 @@ impl Locker {
         self.queue.waiters.len()
     }
 
-    /// Scans the next windows. Returns true if more are left. Windows change between calls, so the result is approximate.
+    /// Scans the next windows. Returns true if more are left. Windows change between calls, so the
+    /// result is approximate.
     pub fn scan_stats(&mut self, scan: &mut StatsScan, now: Time) -> bool {
         let now = self.advance(now);
         scan.step(&self.counters.limits, &mut self.counters.table, now)
@@ -283,7 +285,8 @@ impl Locker {
         self.queue.asks()
     }
 
-    /// Gives all windows and waiters away: from here on another process decides, which has been told of both.
+    /// Gives all windows and waiters away: from here on another process decides, which has been
+    /// told of both.
     pub fn hand_over(mut self, now: Time) -> Forwarder {
         self.advance(now);
         Forwarder::from(self)
@@ -311,7 +314,8 @@ impl Locker {
         self.dispatch(now);
     }
 
-    /// Returns true if a wall clock that reads so many nanoseconds of Unix time goes on as it is known to.
+    /// Returns true if a wall clock that reads so many nanoseconds of Unix time goes on as it is
+    /// known to.
     pub fn expects_wall(&self, unix_nanos: i128, now: Time) -> bool {
         self.wall.expects(unix_nanos, now)
     }

@@ -30,7 +30,7 @@ impl Forecast {
 }
 
 impl Counters {
-    /// The refusal of a request that never joined a window's line, with the time at which asking again makes sense.
+    /// The refusal of a request that never joined a window's queue, with the time at which asking again makes sense.
     pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, reason: RefusalReason, now: Time) -> Sorry {
         let Claim { limit, key, cost } = *claim;
         let rule = &self.limits.rules[limit.at()];

@@ -1,5 +1,5 @@
-//! Overflow of a queue: a full line drops the last waiter of the longest backlog (longest queue
-//! drop), so that no caller can fill a line for the others.
+//! Overflow of a queue: a full queue drops the last waiter of the longest backlog (longest queue
+//! drop), so that no caller can fill a queue for the others.
 
 use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
 use super::counters::Counters;
@@ -10,10 +10,10 @@ use super::window_queue::WindowQueue;
 use crate::time::Time;
 
 impl Queue {
-    /// Drops the last of each line that is too long for this newcomer in it; `Err` if that is the newcomer itself.
+    /// Drops the last of each queue that is too long for this newcomer in it; `Err` if that is the newcomer itself.
     ///
     /// # Errors
-    /// The limit with a line full of others that come before it.
+    /// The limit with a queue full of others that come before it.
     pub(super) fn make_room(&mut self, counters: &mut Counters, id: u32, now: Time) -> Result<(), LimitId> {
         let demands = self.waiters[id].demands.clone();
         // A newcomer that cannot stay itself drops no other.
@@ -45,8 +45,8 @@ impl Queue {
     }
 }
 
-/// Returns true if a newcomer takes the place of a waiter in a full line: of a caller with more in
-/// line, or of a less urgent one of its own. False for a line without turns.
+/// Returns true if a newcomer takes the place of a waiter in a full queue: of a caller with more in the
+/// queue, or of a less urgent one of its own. False for a queue without turns.
 pub(super) fn displaces(ask: &Ask<'_>, queue: &WindowQueue, rule: &WindowRule) -> bool {
     let Some((start, caller, last)) = queue.callers.last().filter(|_| rule.takes_turns) else { return false };
     if caller == ask.caller {
@@ -55,7 +55,7 @@ pub(super) fn displaces(ask: &Ask<'_>, queue: &WindowQueue, rule: &WindowRule) -
     queue.callers.slots(ask.caller) < start
 }
 
-/// The waiter that must be dropped of a line that is too long: `Some(None)` if all have the same right to stay.
+/// The waiter that must be dropped of a queue that is too long: `Some(None)` if all have the same right to stay.
 fn last_of(counters: &Counters, demand: &WindowDemand) -> Option<Option<u32>> {
     let rule = &counters.limits.rules[demand.limit.at()];
     let queue = counters.table.queue(demand.window).filter(|queue| queue.waiting > rule.max_waiting)?;

@@ -14,8 +14,9 @@ use super::window_record::WindowRecord;
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// Of a longer log than that, neighbouring settle times are written as one, the later: it holds back a little longer
-/// after a crash (at most a 128th of the span), and a record stays below 2 KiB.
+/// Of a longer log than that, neighbouring settle times are written as one, the later: it holds
+/// back a little longer after a crash (at most a 128th of the span), and a record stays below 2
+/// KiB.
 const MAX_LOG: usize = 128;
 
 /// Record for the journal to write.
@@ -44,14 +45,15 @@ pub struct WriteToken {
 /// State of the disk when writing begins, and how slots are granted until the disk says all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JournalStart {
-    /// Nothing that counts, and no slot is taken that is not written: for a start, before the first request.
+    /// Nothing that counts, and no slot is taken that is not written: for a start, before the first
+    /// request.
     Fresh,
     /// Nothing that counts, and what is written is not believed before all of it is
-    /// ([`Locker::is_catching_up`](super::Locker::is_catching_up)). Until a window's first page it gives out slots as it
-    /// did, and from then on what is written.
+    /// ([`Locker::is_catching_up`](super::Locker::is_catching_up)). Until a window's first page it
+    /// gives out slots as it did, and from then on what is written.
     CatchUp,
-    /// All that was counted: by the process before, or by this one until the disk failed. A slot of a window is written down
-    /// before it is granted.
+    /// All that was counted: by the process before, or by this one until the disk failed. A slot of
+    /// a window is written down before it is granted.
     Resume,
 }
 
@@ -71,8 +73,9 @@ pub(super) struct WriteQueue {
     windows: VecDeque<(u32, u32)>,
     /// Limits that need a page of each of their windows; the scan is in the first of them.
     scan: VecDeque<LimitId>,
-    /// Limits that joined these while other pages are believed already, and until when what they counted before may settle:
-    /// as long as their windows are not written, a crash must count as full.
+    /// Limits that joined these while other pages are believed already, and until when what they
+    /// counted before may settle: as long as their windows are not written, a crash must count as
+    /// full.
     counts_as_full: BTreeMap<LimitId, Time>,
     /// True from a start with `JournalStart::CatchUp` until all windows were named once.
     is_catching_up: bool,
@@ -351,7 +354,8 @@ fn is_covered_by_scan(window: &Window, rule: &WindowRule) -> bool {
     rule.catches_up && window.is_unwritten(rule)
 }
 
-/// Returns true if a limit's slots are written down here. Slots of a shared limit are written down in the store.
+/// Returns true if a limit's slots are written down here. Slots of a shared limit are written down
+/// in the store.
 fn should_persist(rule: &WindowRule) -> bool {
     rule.is_long() && !rule.dry_run && !rule.shared
 }

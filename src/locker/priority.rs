@@ -1,7 +1,9 @@
-//! Priority within a caller: of its requests the most urgent goes in the first of its turns, and of those the eldest.
+//! Priority within a caller: of its requests the most urgent goes in the first of its turns, and of
+//! those the eldest.
 //!
-//! Places in line are given on arrival and never moved, so that no turn of another caller changes.
-//! At a waiter's turn, the waiter of the same caller that should go first swaps places with it.
+//! Places in the queue are given on arrival and never moved, so that no turn of another caller
+//! changes. At a waiter's turn, the waiter of the same caller that should go first swaps places
+//! with it.
 
 use smallvec::SmallVec;
 
@@ -24,7 +26,7 @@ impl Queue {
         let primary = waiter.demands.first()?;
         let rule = &counters.limits.rules[primary.limit.at()];
         let callers = &counters.table.window(primary.window).queue()?.callers;
-        // Under strict priority the line compares urgencies already: only arrival within one
+        // Under strict priority the queue compares urgencies already: only arrival within one
         // urgency is left.
         let from = if rule.priority == Priority::Strict { waiter.caller_order.urgency } else { 0 };
         let others = callers.before(waiter.caller, from, waiter.caller_order).take(MAX_CHECKED);
@@ -40,7 +42,7 @@ impl Queue {
         if first.position <= second.position || one.window != primary.window {
             return false;
         }
-        // A lane in the line of another window is kept back there.
+        // A group in the queue of another window is kept back there.
         let waits_here = match self.groups[first.group].location {
             Location::Detached => first.group == second.group,
             Location::Queued(at, _) => at == primary.window,
@@ -55,8 +57,8 @@ impl Queue {
             })
     }
 
-    /// Two waiters of one caller change places. The lane of `id` is being looked at; that of `other` waits in the line of their
-    /// home, if it is another.
+    /// Two waiters of one caller change places. The group of `id` is being looked at; that of
+    /// `other` waits in the queue of their home, if it is another.
     pub(super) fn swap_positions(&mut self, table: &mut WindowTable, id: u32, other: u32) {
         let (one, two) = (self.waiters[id].waiter_position(), self.waiters[other].waiter_position());
         self.set_position(table, other, one);
@@ -93,8 +95,8 @@ impl Queue {
         true
     }
 
-    /// Gives a waiter another place, in its lane and in the list of its caller. Its lane stays in
-    /// the line that it is in, and the window of that line is marked for a look.
+    /// Gives a waiter another place, in its group and in the list of its caller. Its group stays in
+    /// the queue that it is in, and the window of that queue is marked for a look.
     fn set_position(&mut self, table: &mut WindowTable, id: u32, waiter_position: WaiterPosition) {
         let mut waiter = self.waiters.take(id);
         let before = std::mem::replace(&mut waiter.position, waiter_position.position);
@@ -126,9 +128,9 @@ impl Queue {
 /// Place of a waiter, with the two values that belong to the place: these are swapped together.
 #[derive(Clone, Copy)]
 struct WaiterPosition {
-    /// Priority, turn, arrival and sequence number, the key of its lane.
+    /// Priority, turn, arrival and sequence number, the key of its group.
     position: QueuePosition,
-    /// Time by which lanes of a window are merged.
+    /// Time by which groups of a window are merged.
     effective_arrival: Time,
     /// Number of slots for which the place was assigned.
     slots: u32,

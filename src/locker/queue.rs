@@ -28,7 +28,8 @@ pub(super) struct WindowDemand {
 pub(super) struct Waiter {
     /// All claims of the request, including those of dry-run limits.
     pub(super) claims: SmallVec<[Claim; 2]>,
-    /// Demands in the windows of all limits that are not dry runs. The first is the primary one, see `choose_primary`.
+    /// Demands in the windows of all limits that are not dry runs. The first is the primary one,
+    /// see `choose_primary`.
     pub(super) demands: SmallVec<[WindowDemand; 2]>,
     /// The caller, for fair queueing.
     pub(super) caller: Caller,
@@ -135,10 +136,11 @@ impl Review {
 
 /// All waiters of a locker.
 ///
-/// Owns the waiters, the groups of those that need the same windows, their deadlines, the work that has come up (windows and
-/// groups to look at, now or at a time), and the verdicts that were reached. Promises that after `dispatch` no waiter is
-/// left that may go, unless it is held, and that each waiter has exactly one verdict or leaves. What is counted is not its
-/// own: its methods take the `Counters`.
+/// Owns the waiters, the groups of those that need the same windows, their deadlines, the work that
+/// has come up (windows and groups to look at, now or at a time), and the verdicts that were
+/// reached. Promises that after `dispatch` no waiter is left that may go, unless it is held, and
+/// that each waiter has exactly one verdict or leaves. What is counted is not its own: its methods
+/// take the `Counters`.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// Waiters by index.
@@ -153,7 +155,8 @@ pub(super) struct Queue {
     pub(super) wakeups: BTreeSet<(Time, u32)>,
     /// Checks that the next dispatch must make.
     pub(super) dirty: VecDeque<Dirty>,
-    /// Waiters that found room while the locker was held. Their deadline may be extended until it is released.
+    /// Waiters that found room while the locker was held. Their deadline may be extended until it
+    /// is released.
     pub(super) held_waiters: Vec<Ticket>,
     /// Sequence number of the latest waiter.
     pub(super) seq: u64,

@@ -1,8 +1,8 @@
 //! Reload of the limits: windows and waiters stay, under the new rules.
 //!
-//! A limit is identified by its name. Its counts go on, and its waiters stay in line. A removed
-//! limit counts no new request and delays none, but keeps its counts, should it come back while
-//! they would still count.
+//! A limit is identified by its name. Its counts go on, and its waiters stay in the queue. A
+//! removed limit counts no new request and delays none, but keeps its counts, should it come back
+//! while they would still count.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Locker {
         reload
     }
 
-    /// Begins a hold: no request that could wait goes from here on. New ones join the line, in the
+    /// Begins a hold: no request that could wait goes from here on. New ones join the queue, in the
     /// order of their arrival.
     pub fn hold(&mut self) {
         self.queue.is_held = true;
@@ -143,8 +143,8 @@ impl Locker {
         id
     }
 
-    /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the old one. Its waiters are
-    /// looked at by `recheck_waiters`.
+    /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the
+    /// old one. Its waiters are looked at by `recheck_waiters`.
     fn change_limit(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
         let mut rule = WindowRule::new(&limit);
         let old = &self.counters.limits.rules[id.at()];
@@ -159,8 +159,8 @@ impl Locker {
         self.update_work_lists(id, before, until, block);
     }
 
-    /// Brings the work lists of journal and store in line with a limit that is new or changed. `before`, `block`: of the
-    /// earlier rule.
+    /// Brings the work lists of journal and store in line with a limit that is new or changed.
+    /// `before`, `block`: of the earlier rule.
     pub(super) fn update_work_lists(&mut self, id: LimitId, before: PriorSharing, until: Time, block: u32) {
         let Counters { limits, table, write_queue, sharing, .. } = &mut self.counters;
         write_queue.update_limit(limits, table, id, until, block);
@@ -210,8 +210,8 @@ impl Locker {
         }
     }
 
-    /// True if a waiter may stay in line; else it is removed, and its refusal pushed to the outbox
-    /// with a retry time of one millisecond.
+    /// True if a waiter may stay in the queue; else it is removed, and its refusal pushed to the
+    /// outbox with a retry time of one millisecond.
     fn keep_waiter(&mut self, id: u32, limit: LimitId, now: Time) -> bool {
         let Some(reason) = self.refused_by(id, limit) else { return true };
         let ticket = self.queue.ticket(id);

@@ -1,4 +1,4 @@
-//! Reviews waiters of whole limits, a slice of lanes at a time.
+//! Reviews waiters of whole limits, a slice of groups at a time.
 //!
 //! A change of a rule (the sharing mode of a limit, or the need to write its slots down) holds for
 //! the whole limit at once. The waiters that may go by the new rule are found afterwards: so such a
@@ -9,18 +9,18 @@ use super::counters::Counters;
 use super::queue::Queue;
 use crate::time::Time;
 
-/// Lanes per slice: some 100 µs of work, if each of them has news. It also bounds the discarded
+/// Groups per slice: some 100 µs of work, if each of them has news. It also bounds the discarded
 /// entries that are dropped per slice.
 pub(super) const SLICE: u32 = 128;
 
 impl Queue {
-    /// Returns true if lanes are left for review, or discarded entries of the sharing state are
+    /// Returns true if groups are left for review, or discarded entries of the sharing state are
     /// left to drop. The locker's timeout is then due at once, and reviews the next slice.
     pub(super) fn has_review(&self, counters: &Counters) -> bool {
         !self.review.limits.is_empty() || counters.sharing.has_discarded()
     }
 
-    /// Reviews the next slice: marks the windows of its lanes that belong to a limit under review,
+    /// Reviews the next slice: marks the windows of its groups that belong to a limit under review,
     /// and dispatches. After the last slice the review ends.
     pub(super) fn review_some(&mut self, counters: &mut Counters, now: Time) {
         counters.sharing.discard_some(SLICE as usize);

@@ -75,7 +75,7 @@ impl Locker {
         self.land(&grant, self.last);
     }
 
-    /// Lands the flights of a grant, and dispatches if a line waits at one of its windows.
+    /// Lands the flights of a grant, and dispatches if a queue waits at one of its windows.
     fn land(&mut self, grant: &Grant, now: Time) {
         let mut dirty = false;
         for held in &grant.held {

@@ -57,7 +57,8 @@ pub struct LimitDetail {
     pub callers: Vec<(Caller, usize)>,
     /// Usage of the window of the requested key, if one was given.
     pub usage: Option<Usage>,
-    /// Times at which slots of that window open, and how many; soonest first. Slots of requests under way are not included.
+    /// Times at which slots of that window open, and how many; soonest first. Slots of requests
+    /// under way are not included.
     pub openings: Vec<(Time, u32)>,
 }
 
@@ -86,7 +87,8 @@ impl WindowTable {
 }
 
 impl StatsScan {
-    /// Scans the next windows. Returns true if more are left. Windows change between calls, so the result is approximate.
+    /// Scans the next windows. Returns true if more are left. Windows change between calls, so the
+    /// result is approximate.
     pub(super) fn step(&mut self, limits: &LimitTable, table: &mut WindowTable, now: Time) -> bool {
         self.tallies.resize(limits.all.len(), LimitTally::default());
         let (places, more) = table.windows_in(self.next, SLICE);

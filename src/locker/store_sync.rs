@@ -15,25 +15,25 @@ use super::window_lists::ListCursor;
 use super::window_table::WindowTable;
 use crate::time::Time;
 
-/// Least time between an answer and the next question for the same lane.
+/// Least time between an answer and the next question for the same group.
 const MIN_ASK_INTERVAL: Duration = Duration::from_micros(500);
 /// Heartbeats between two reminders: a reminder reports every window with slots, so that the store
 /// does not forget it.
 const HEARTBEATS_PER_REMINDER: u32 = 150;
 
-/// Number of windows in an exchange from which on no queued report is added; lanes may add theirs
+/// Number of windows in an exchange from which on no queued report is added; groups may add theirs
 /// beyond it. All four bounds keep the exchange short, because the store serves no other gateway
 /// while it answers.
 const MAX_WINDOWS: usize = 256;
-/// Number of slot requests in an exchange from which on no further lane is added.
+/// Number of slot requests in an exchange from which on no further group is added.
 const MAX_SLOT_REQUESTS: usize = 64;
 /// Number of settle times after which no further window is added; one report may exceed it.
 const MAX_SETTLED: usize = 2000;
-/// Most requests for which one lane asks at once.
+/// Most requests for which one group asks at once.
 const MAX_REQUESTS: usize = 1000;
 /// Most windows scanned per exchange to find those that the store does not know.
 const MAX_SCANNED: usize = 512;
-/// Most waiters of a lane examined for the same costs as its head.
+/// Most waiters of a group examined for the same costs as its head.
 const MAX_CHECKED: usize = 64;
 
 impl Sharing {
@@ -121,7 +121,7 @@ impl Counters {
         }
     }
 
-    /// Adds the question for the first waiters of a lane that need the same costs as its head.
+    /// Adds the question for the first waiters of a group that need the same costs as its head.
     /// Slots that are granted already are subtracted, but at least one request is asked for.
     fn add_slot_request(&mut self, queue: &mut Queue, sync: &mut SyncRequest, group: u32, now: Time) {
         let Some(found) = queue.groups.get_mut(group) else { return };
@@ -239,7 +239,7 @@ impl Counters {
     }
 
     /// Adds the grant of one slot request as leases to its windows, and schedules the next question
-    /// of its lane. Skips a window that is gone or no longer store-managed.
+    /// of its group. Skips a window that is gone or no longer store-managed.
     fn distribute(
         &mut self,
         queue: &mut Queue,

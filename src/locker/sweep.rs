@@ -17,9 +17,9 @@ const SLICE: usize = 2048;
 /// its window.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// Shortest and longest interval of the slices: not so often that the sweep is seen in the load, and often enough that a few idle
-/// keys do not stay for long. Where there are more places than the shortest allows for, slices grow: a hundred million
-/// make them 0.2 ms.
+/// Shortest and longest interval of the slices: not so often that the sweep is seen in the load,
+/// and often enough that a few idle keys do not stay for long. Where there are more places than the
+/// shortest allows for, slices grow: a hundred million make them 0.2 ms.
 const SLICE_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 
 impl Counters {

@@ -177,8 +177,8 @@ impl Queue {
     }
 }
 
-/// Arrival time by which priority classes are compared. Each step of urgency away from the default moves it by an eighth of
-/// the maximum wait, so that no class starves another.
+/// Arrival time by which priority classes are compared. Each step of urgency away from the default
+/// moves it by an eighth of the maximum wait, so that no class starves another.
 fn effective_arrival(position: QueuePosition, max_wait: Duration) -> Time {
     let step = nanos(max_wait.min(MAX_WAIT)) / 8;
     let priority = u64::from(position.priority) * step;
@@ -191,8 +191,8 @@ fn effective_arrival(position: QueuePosition, max_wait: Duration) -> Time {
 /// Urgency of requests without a Priority field (RFC 9218 section 4.1).
 const DEFAULT_URGENCY: u8 = 3;
 
-/// Offset that keeps the effective arrival of an urgent request soon after the start positive: more than
-/// [`DEFAULT_URGENCY`] eighths of the longest wait.
+/// Offset that keeps the effective arrival of an urgent request soon after the start positive: more
+/// than [`DEFAULT_URGENCY`] eighths of the longest wait.
 const BEFORE_START: u64 = 1 << 60;
 
 /// Bound of the arithmetic; far longer than any configured wait.

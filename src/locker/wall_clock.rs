@@ -1,11 +1,14 @@
-//! Wall clock for calendar windows: its present reading, its recent readings, and the machine's suspends.
+//! Wall clock for calendar windows: its present reading, its recent readings, and the machine's
+//! suspends.
 //!
-//! A wall clock is set: by the network, after a start in 1970 on a machine without a battery, or to a mistyped date. The
-//! locker cannot know which of two readings is right. So a superseded reading stays valid beside the new one for as long
-//! as a period lasts, and a period is over only if it is over by each of them. A clock step then opens nothing early, in
-//! whichever direction, and closes nothing for longer than about a period.
+//! A wall clock is set: by the network, after a start in 1970 on a machine without a battery, or to
+//! a mistyped date. The locker cannot know which of two readings is right. So a superseded reading
+//! stays valid beside the new one for as long as a period lasts, and a period is over only if it is
+//! over by each of them. A clock step then opens nothing early, in whichever direction, and closes
+//! nothing for longer than about a period.
 //!
-//! A suspend is not a step: the wall clock runs on meanwhile, and the gateway's own time stands still.
+//! A suspend is not a step: the wall clock runs on meanwhile, and the gateway's own time stands
+//! still.
 
 use std::time::Duration;
 
@@ -14,11 +17,13 @@ use crate::time::Time;
 /// One sample of the wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WallSample {
-    /// Reading at [`Time::START`], assuming the present rate and offset, in nanoseconds of Unix time.
+    /// Reading at [`Time::START`], assuming the present rate and offset, in nanoseconds of Unix
+    /// time.
     pub at_start: i128,
     /// Total suspend time since the machine booted, in nanoseconds.
     pub asleep: u64,
-    /// True if the clock was set since boot. If not, it measures how much time passes, but not which time it is.
+    /// True if the clock was set since boot. If not, it measures how much time passes, but not
+    /// which time it is.
     pub is_set: bool,
 }
 
@@ -36,12 +41,14 @@ pub struct WallReading {
 /// Clock jitter in nanoseconds: a smaller difference between two samples is no clock step.
 pub(super) const JITTER: u64 = 1_000_000;
 
-/// Time for which a superseded reading is kept: longer than any period (a day of 25 hours, and a guard of less than half a
-/// day at both of its ends).
+/// Time for which a superseded reading is kept: longer than any period (a day of 25 hours, and a
+/// guard of less than half a day at both of its ends).
 const READING_KEPT_FOR: Duration = Duration::from_secs(50 * 3600);
-/// Maximum number of superseded readings. Beyond it, the two oldest are merged into one that covers both.
+/// Maximum number of superseded readings. Beyond it, the two oldest are merged into one that covers
+/// both.
 const MAX_READINGS: usize = 8;
-/// Maximum number of suspends kept. Times before the oldest of them seem later than they were, which opens slots later.
+/// Maximum number of suspends kept. Times before the oldest of them seem later than they were,
+/// which opens slots later.
 const MAX_SUSPENDS: usize = 4;
 
 /// State of the wall clock.
@@ -58,8 +65,8 @@ pub(in crate::locker) struct WallClock {
 impl WallClock {
     /// The clock after a restart, with the `readings` that an earlier locker left.
     ///
-    /// A reading without an end is dropped if `wall` says the same, and superseded at `now` if
-    /// not, as soon as the clock is set.
+    /// A reading without an end is dropped if `wall` says the same, and superseded at `now` if not,
+    /// as soon as the clock is set.
     pub(super) fn restore(readings: Vec<WallReading>, wall: WallSample, now: Time) -> WallClock {
         let mut clock = WallClock { earlier: readings, ..WallClock::default() };
         clock.set(wall, now);
@@ -129,8 +136,8 @@ impl WallClock {
         }
     }
 
-    /// Compares the first set reading with those that an earlier locker left: either the clock is the same, or it was set
-    /// since and they are superseded now.
+    /// Compares the first set reading with those that an earlier locker left: either the clock is
+    /// the same, or it was set since and they are superseded now.
     ///
     /// Does nothing before the clock was set.
     fn compare(&mut self, wall: WallSample, now: Time) {
@@ -152,12 +159,14 @@ impl WallClock {
         self.wall.map_or(0, |wall| wall.at_start) + i128::from(now.as_nanos())
     }
 
-    /// Returns true if a clock that reads so many nanoseconds of Unix time goes on as it is known to.
+    /// Returns true if a clock that reads so many nanoseconds of Unix time goes on as it is known
+    /// to.
     pub(super) fn expects(&self, unix_nanos: i128, now: Time) -> bool {
         self.unix(now).abs_diff(unix_nanos) <= u128::from(JITTER)
     }
 
-    /// Slowest and fastest reading that may be right, if superseded ones count for `honoured`. `None` if none is known.
+    /// Slowest and fastest reading that may be right, if superseded ones count for `honoured`.
+    /// `None` if none is known.
     pub(super) fn range(&self, honoured: Duration, now: Time) -> Option<(i128, i128)> {
         let present = self.wall.filter(|wall| wall.is_set).map(|wall| (wall.at_start, wall.at_start));
         let earlier = self.earlier.iter().filter(|reading| reading.until + honoured > now);

@@ -1,12 +1,13 @@
-//! Intrusive doubly linked lists of windows, one per limit: finds the windows of a limit without visiting others.
+//! Intrusive doubly linked lists of windows, one per limit: finds the windows of a limit without
+//! visiting others.
 //!
-//! The links lie beside the windows, in chunks of the same size, and name windows by their index. A list begins with the
-//! window created last, so that a walk from its beginning visits exactly the windows that existed when it began.
+//! The links lie beside the windows, in chunks of the same size, and name windows by their index. A
+//! list begins with the window created last, so that a walk from its beginning visits exactly the
+//! windows that existed when it began.
 
 use super::api::LimitId;
 
-/// End of a list.
-/// No window has this index.
+/// End of a list. No window has this index.
 const END: u32 = u32::MAX;
 
 /// Neighbours of a window in its limit's list.

@@ -12,12 +12,14 @@ use crate::time::Time;
 struct SamePrimary {
     /// Groups by their position.
     entries: QueueEntries,
-    /// Key of this entry in `GroupQueue::order`: effective arrival and sequence number of its first group.
+    /// Key of this entry in `GroupQueue::order`: effective arrival and sequence number of its first
+    /// group.
     order_key: Option<(Time, u64)>,
 }
 
-/// Waiter groups that wait for one window. Groups with the same primary window are ordered by their positions. Positions of
-/// different primary windows do not compare; between these, the group that has waited longer goes first.
+/// Waiter groups that wait for one window. Groups with the same primary window are ordered by their
+/// positions. Positions of different primary windows do not compare; between these, the group that
+/// has waited longer goes first.
 #[derive(Debug, Default)]
 pub(super) struct GroupQueue {
     /// Groups by the index of their primary window.
@@ -90,8 +92,8 @@ pub(super) struct WindowQueue {
     pub(super) queued: GroupQueue,
     /// Groups that would delay the holder of this window's reservation. They block no other group.
     pub(super) deferred: GroupQueue,
-    /// Waiters that also need windows of other limits, oldest first: arrival, sequence number, index. The first one holds
-    /// the reservation: younger waiters must not delay it.
+    /// Waiters that also need windows of other limits, oldest first: arrival, sequence number,
+    /// index. The first one holds the reservation: younger waiters must not delay it.
     pub(super) multi_limit: BTreeSet<(Time, u64, u32)>,
     /// Backlog of each caller, if the limit distinguishes callers.
     pub(super) callers: CallerBacklogs,

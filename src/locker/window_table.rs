@@ -1,4 +1,5 @@
-//! Window table: all live windows, indexed by limit and key, stored in chunks that are freed when empty.
+//! Window table: all live windows, indexed by limit and key, stored in chunks that are freed when
+//! empty.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,13 +12,14 @@ use super::window_lists::WindowLists;
 use super::window_queue::WindowQueue;
 use crate::time::Time;
 
-/// Windows per chunk, as a power of two: 32 MiB, of which only the used part takes memory. Smaller blocks stay with the C
-/// library's allocator once it has seen some of their size come and go (its mmap threshold grows up to there), so that a
-/// second burst of keys would not give its memory back.
+/// Windows per chunk, as a power of two: 32 MiB, of which only the used part takes memory. Smaller
+/// blocks stay with the C library's allocator once it has seen some of their size come and go (its
+/// mmap threshold grows up to there), so that a second burst of keys would not give its memory
+/// back.
 pub(super) const CHUNK_BITS: u32 = 18;
 
-/// Number of index shards, each a hash table of its own. Growing one moves 1/256 of the entries, so that a million keys
-/// never delay a decision by more than some 50 µs.
+/// Number of index shards, each a hash table of its own. Growing one moves 1/256 of the entries, so
+/// that a million keys never delay a decision by more than some 50 µs.
 const SHARDS: usize = 256;
 
 /// Limit of a place without a window.
@@ -50,7 +52,8 @@ pub(super) struct WindowTable {
     chunks: Vec<Chunk>,
     /// Lists of the windows of each limit.
     pub(super) lists: WindowLists,
-    /// Numbers of the chunks with a vacant place. The lowest is filled first, so that the highest become empty.
+    /// Numbers of the chunks with a vacant place. The lowest is filled first, so that the highest
+    /// become empty.
     roomy: BTreeSet<usize>,
     /// Number of live windows.
     live: usize,
@@ -179,7 +182,8 @@ impl WindowTable {
         self.get(index)?.queue()
     }
 
-    /// The window, unless it was dropped since; `generation` tells it from a later one at the same place.
+    /// The window, unless it was dropped since; `generation` tells it from a later one at the same
+    /// place.
     #[inline]
     pub(super) fn current(&mut self, index: u32, generation: u32) -> Option<&mut Window> {
         self.get_mut(index).filter(|window| window.generation == generation)
@@ -268,7 +272,8 @@ impl WindowTable {
         }
     }
 
-    /// Drops idle windows among the next `places` places, going round. Bounded work: looks at no more places.
+    /// Drops idle windows among the next `places` places, going round. Bounded work: looks at no
+    /// more places.
     pub(super) fn sweep(&mut self, places: usize, rules: &mut [WindowRule], now: Time) {
         let size = self.chunk_size();
         let mut left = places.min(self.capacity());
@@ -300,7 +305,8 @@ impl WindowTable {
         self.lists.of(limit).collect()
     }
 
-    /// Indexes and limits of the windows among `count` places from `from` on. The flag is true if more places follow.
+    /// Indexes and limits of the windows among `count` places from `from` on. The flag is true if
+    /// more places follow.
     pub(super) fn windows_in(&self, from: u32, count: u32) -> (Vec<(u32, LimitId)>, bool) {
         let end = from.saturating_add(count);
         let last = (self.chunks.len() * self.chunk_size()) as u32;
@@ -313,8 +319,9 @@ impl WindowTable {
     }
 }
 
-/// Random hash seed of one table. Keys of shared limits are hashed with a seed derived from their group's name; without
-/// this second seed an attacker with that knowledge could choose keys that collide in the index.
+/// Random hash seed of one table. Keys of shared limits are hashed with a seed derived from their
+/// group's name; without this second seed an attacker with that knowledge could choose keys that
+/// collide in the index.
 #[derive(Clone, Copy)]
 struct HashSeed([u64; 2]);
 
@@ -324,7 +331,8 @@ impl HashSeed {
         HashSeed([random.hash_one(0), random.hash_one(1)])
     }
 
-    /// Shard and hash of a key: a folded multiplication (as in wyhash), unpredictable without the seed.
+    /// Shard and hash of a key: a folded multiplication (as in wyhash), unpredictable without the
+    /// seed.
     #[inline]
     fn shard_and_hash(self, limit: LimitId, key: Key) -> (usize, u32) {
         let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);

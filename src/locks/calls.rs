@@ -83,7 +83,8 @@ fn lock_request(resource: String, body: &[u8]) -> Result<LockRequest, String> {
     Ok(LockRequest { resource: resource.into(), title: body.title.into(), wait: body.wait, lifetime: body.lifetime })
 }
 
-/// Removes a waiter from the table when dropped: the handler's future ends when the caller hangs up.
+/// Removes a waiter from the table when dropped: the handler's future ends when the caller hangs
+/// up.
 ///
 /// Does nothing to a lock that was granted meanwhile.
 struct WaitGuard<'t> {
@@ -97,8 +98,9 @@ impl Drop for WaitGuard<'_> {
     }
 }
 
-/// `POST /locks/{resource}`: takes a lock, after a wait of up to `wait` seconds. 201 with `Location`; 408 if it was held all
-/// that time, 409 if an operator ended the wait, 503 if the service closes or is full.
+/// `POST /locks/{resource}`: takes a lock, after a wait of up to `wait` seconds. 201 with
+/// `Location`; 408 if it was held all that time, 409 if an operator ended the wait, 503 if the
+/// service closes or is full.
 ///
 /// 400 for an invalid name or body. A caller that hangs up while it waits leaves the queue.
 pub(super) async fn take(

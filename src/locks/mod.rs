@@ -1,8 +1,9 @@
-//! Lock service: exclusive locks with a lifetime over a REST API, compatible with restful-distributed-lock-manager.
+//! Lock service: exclusive locks with a lifetime over a REST API, compatible with
+//! restful-distributed-lock-manager.
 //!
-//! A resource is a window of the locker with `in_flight = 1`, so waiters queue as requests do: in order of arrival, removed
-//! when they hang up, granted when the holder's lifetime ends. Held locks outlive the process (`register`).
-//! It never limits requests, and shares no window with the proxy.
+//! A resource is a window of the locker with `in_flight = 1`, so waiters queue as requests do: in
+//! order of arrival, removed when they hang up, granted when the holder's lifetime ends. Held locks
+//! outlive the process (`register`). It never limits requests, and shares no window with the proxy.
 
 mod calls;
 mod hal;
@@ -40,7 +41,8 @@ const MAX_CONNECTIONS: usize = 10_000;
 const MAX_RESOURCES: usize = 1_000_000;
 /// Most bytes of a request's body. A request has a title of up to 1 KiB and two numbers.
 const MAX_BODY: usize = 64 << 10;
-/// Interval at which expired locks are removed from the table. Their windows open on time without it.
+/// Interval at which expired locks are removed from the table. Their windows open on time without
+/// it.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Longest wait and longest lifetime.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
@@ -48,7 +50,8 @@ const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 /// Settings of the lock service; `[locks]` in the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LockSettings {
-    /// Names and bcrypt hashes of operators, which may list and end all locks. `None`: no operators.
+    /// Names and bcrypt hashes of operators, which may list and end all locks. `None`: no
+    /// operators.
     pub users: Option<Vec<(String, String)>>,
     /// Address ranges of callers. `None`: any.
     pub allow_from: Option<Vec<IpNet>>,
@@ -66,7 +69,8 @@ struct LockApi {
     passwords: Option<Passwords>,
     /// Address ranges of callers. `None`: any.
     allow_from: Option<Vec<IpNet>>,
-    /// True if it listens on loopback, where a `Host` other than localhost or an address means DNS rebinding.
+    /// True if it listens on loopback, where a `Host` other than localhost or an address means DNS
+    /// rebinding.
     on_loopback: bool,
     /// True once the service closes: waiters are answered then.
     over: watch::Receiver<bool>,
@@ -88,13 +92,15 @@ pub struct LockService {
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// Starts the lock service on `socket`, on a thread of its own, with the locks of the register in `settings.dir`. A process
-/// that served them before must have closed.
+/// Starts the lock service on `socket`, on a thread of its own, with the locks of the register in
+/// `settings.dir`. A process that served them before must have closed.
 ///
-/// Calls `failed` with the cause if the service stops by a fault: from then on locks would never expire.
+/// Calls `failed` with the cause if the service stops by a fault: from then on locks would never
+/// expire.
 ///
 /// # Errors
-/// If the register cannot be read or written, the system gives no thread, or the socket cannot be adopted.
+/// If the register cannot be read or written, the system gives no thread, or the socket cannot be
+/// adopted.
 pub fn open(
     socket: TcpListener,
     settings: LockSettings,
@@ -172,7 +178,8 @@ impl<F: FnOnce(String)> Drop for FailureGuard<F> {
 }
 
 impl LockService {
-    /// Stops: waiters are answered 503. Another process may open the register when this returns. Blocks the thread.
+    /// Stops: waiters are answered 503. Another process may open the register when this returns.
+    /// Blocks the thread.
     pub fn close(&mut self) {
         self.over.send_replace(true);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {

@@ -1,8 +1,10 @@
-//! Lock register: append-only file of held locks, one JSON line for each grant and one for each release.
+//! Lock register: append-only file of held locks, one JSON line for each grant and one for each
+//! release.
 //!
-//! A line is written before the client is answered, so that a crash forgets no lock that was granted. Expiry needs no line:
-//! its time is part of the grant. A line that was written in part belongs to a grant that was refused; it is cut off, or, if
-//! that fails too, terminated by the next line and skipped by the reader.
+//! A line is written before the client is answered, so that a crash forgets no lock that was
+//! granted. Expiry needs no line: its time is part of the grant. A line that was written in part
+//! belongs to a grant that was refused; it is cut off, or, if that fails too, terminated by the
+//! next line and skipped by the reader.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, rename};
@@ -13,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Name of the file, in the state folder.
 const FILE: &str = "locks.jsonl";
-/// Lines beyond twice the held locks at which the file is rewritten: each line is written at most twice on average.
+/// Lines beyond twice the held locks at which the file is rewritten: each line is written at most
+/// twice on average.
 const SLACK: usize = 10_000;
 /// Beginnings of a line. Neither occurs elsewhere in one: quotes within JSON strings are escaped.
 const BEGINNINGS: [&[u8]; 2] = [b"{\"held\":", b"{\"ended\":"];
@@ -45,7 +48,8 @@ enum RegisterLine {
     Ended(String),
 }
 
-/// File that is appended to, and truncated after an append that failed. A trait, so that tests can make it fail.
+/// File that is appended to, and truncated after an append that failed. A trait, so that tests can
+/// make it fail.
 pub(super) trait AppendFile: Write {
     /// Present size in bytes.
     fn size(&self) -> io::Result<u64>;
@@ -115,7 +119,8 @@ impl Register {
         Ok((Register { path, file, whole, lines, since: None }, rewrite.held))
     }
 
-    /// Begins a rewrite if the file has become much longer than the `count` locks in `held`. [`Register::replace`] ends it.
+    /// Begins a rewrite if the file has become much longer than the `count` locks in `held`.
+    /// [`Register::replace`] ends it.
     pub(super) fn rewrite(&mut self, count: usize, held: impl Iterator<Item = RegisterEntry>) -> Option<Rewrite> {
         if self.since.is_some() || self.lines < 2 * count + SLACK {
             return None;
@@ -124,8 +129,8 @@ impl Register {
         Some(Rewrite { path: self.path.clone(), held: held.collect() })
     }
 
-    /// Ends a rewrite: switches to the new file, after appending the lines that were written meanwhile. Keeps the old file if
-    /// that fails.
+    /// Ends a rewrite: switches to the new file, after appending the lines that were written
+    /// meanwhile. Keeps the old file if that fails.
     pub(super) fn replace(&mut self, rewrite: &Rewrite, written: io::Result<File>) {
         self.replace_by(rewrite, written, sync);
     }
@@ -158,8 +163,8 @@ impl<F: AppendFile> Register<F> {
         self.append(&RegisterLine::Held(entry.clone()))
     }
 
-    /// Writes a release. If that fails, a later reader takes the lock as held until it expires or its resource is granted
-    /// again.
+    /// Writes a release. If that fails, a later reader takes the lock as held until it expires or
+    /// its resource is granted again.
     pub(super) fn end(&mut self, uid: &str) {
         if let Err(error) = self.append(&RegisterLine::Ended(uid.to_owned())) {
             tracing::warn!(%error, file = %self.path.display(), "cannot write the release of a lock");

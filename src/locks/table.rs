@@ -166,8 +166,8 @@ impl LockTable {
         ended
     }
 
-    /// Turns a waiter, or a new request, into a holder. The register is written first, so that a crash forgets no lock that
-    /// a client was told of.
+    /// Turns a waiter, or a new request, into a holder. The register is written first, so that a
+    /// crash forgets no lock that a client was told of.
     ///
     /// # Errors
     /// If the register cannot be written; the lock is not held then.

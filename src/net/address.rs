@@ -1,4 +1,5 @@
-//! IP address ranges: IPv4 addresses embedded in IPv6 ones, special-purpose ranges, metadata services of clouds.
+//! IP address ranges: IPv4 addresses embedded in IPv6 ones, special-purpose ranges, metadata
+//! services of clouds.
 //!
 //! A deny list that looks only at the address as written is easily passed by: `::ffff:127.0.0.1`
 //! and `64:ff9b::7f00:1` both lead to 127.0.0.1 in some network. So each address is judged in all
@@ -9,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smallvec::SmallVec;
 
-/// An address in all its forms: an IPv6 address may embed an IPv4 address to which the network delivers.
+/// An address in all its forms: an IPv6 address may embed an IPv4 address to which the network
+/// delivers.
 pub(super) struct AddressForms {
     /// The address as given.
     plain: IpAddr,
@@ -26,15 +28,16 @@ impl AddressForms {
         }
     }
 
-    /// The address itself, each embedded IPv4 address, and these as IPv4-mapped addresses (a range may be written so).
+    /// The address itself, each embedded IPv4 address, and these as IPv4-mapped addresses (a range
+    /// may be written so).
     pub(super) fn iter(&self) -> impl Iterator<Item = IpAddr> {
         let embedded = self.embedded.iter().flat_map(|four| [IpAddr::V4(*four), IpAddr::V6(four.to_ipv6_mapped())]);
         std::iter::once(self.plain).chain(embedded)
     }
 }
 
-/// Every IPv4 address that the network may deliver to for an IPv6 address. More than one only if the address does not tell
-/// the length of its prefix.
+/// Every IPv4 address that the network may deliver to for an IPv6 address. More than one only if
+/// the address does not tell the length of its prefix.
 fn embedded_ipv4(six: Ipv6Addr) -> SmallVec<[Ipv4Addr; 4]> {
     let mut found = SmallVec::new();
     match six.segments() {
@@ -68,14 +71,16 @@ fn joined(high: u16, low: u16) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
 }
 
-/// True for addresses at which a cloud hands out credentials to its instances and their containers. Link-local addresses are
-/// among them as a whole: AWS (also for ECS and EKS), Google, Azure, Oracle, Alibaba, Tencent, DigitalOcean, Hetzner,
-/// Akamai, Scaleway and OpenStack have services in 169.254.0.0/16, some of them in fe80::/10 too.
+/// True for addresses at which a cloud hands out credentials to its instances and their containers.
+/// Link-local addresses are among them as a whole: AWS (also for ECS and EKS), Google, Azure,
+/// Oracle, Alibaba, Tencent, DigitalOcean, Hetzner, Akamai, Scaleway and OpenStack have services in
+/// 169.254.0.0/16, some of them in fe80::/10 too.
 pub(super) fn is_metadata(ip: IpAddr) -> bool {
     METADATA.iter().any(|range| range.contains(&ip))
 }
 
-/// True for addresses that no public server has: IANA's special-purpose address registries (RFC 6890), and multicast.
+/// True for addresses that no public server has: IANA's special-purpose address registries (RFC
+/// 6890), and multicast.
 pub(super) fn is_special(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(four) => SPECIAL_4.iter().any(|range| range.contains(&four)),
@@ -94,7 +99,8 @@ const fn six(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// IPv4 special-purpose ranges (IANA IPv4 Special-Purpose Address Registry, RFC 6890), and multicast (RFC 5771).
+/// IPv4 special-purpose ranges (IANA IPv4 Special-Purpose Address Registry, RFC 6890), and
+/// multicast (RFC 5771).
 const SPECIAL_4: [Ipv4Net; 15] = [
     four(0, 0, 0, 8),       // "this network", unspecified
     four(10, 0, 0, 8),      // private
@@ -113,7 +119,8 @@ const SPECIAL_4: [Ipv4Net; 15] = [
     four(240, 0, 0, 4),     // reserved, broadcast
 ];
 
-/// IPv6 special-purpose ranges (IANA IPv6 Special-Purpose Address Registry, RFC 6890), and multicast (RFC 4291 §2.7).
+/// IPv6 special-purpose ranges (IANA IPv6 Special-Purpose Address Registry, RFC 6890), and
+/// multicast (RFC 4291 §2.7).
 const SPECIAL_6: [Ipv6Net; 11] = [
     six(0, 0, 0, 96),          // unspecified, loopback, IPv4-compatible
     six(0x64, 0xff9b, 1, 48),  // NAT64 within one network

@@ -1,7 +1,8 @@
-//! Connection limits: a maximum of simultaneous connections of callers, in all and for each address.
+//! Connection limits: a maximum of simultaneous connections of callers, in all and for each
+//! address.
 //!
-//! At the total limit, connections wait in the kernel's accept queue; beyond the limit of their address they are closed at
-//! once.
+//! At the total limit, connections wait in the kernel's accept queue; beyond the limit of their
+//! address they are closed at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,8 +34,8 @@ pub struct ConnectionLimit {
 /// State shared by all clones of a [`ConnectionLimit`].
 #[derive(Debug)]
 struct SharedLimit {
-    /// Number of connections for which there are file descriptors.
-    /// Used if the configuration names no total.
+    /// Number of connections for which there are file descriptors. Used if the configuration names
+    /// no total.
     max_by_descriptors: usize,
     /// Locked for a few instructions at the begin and the end of a connection.
     state: Mutex<ConnCounts>,
@@ -133,8 +134,8 @@ impl ConnectionLimit {
         Poll::Pending
     }
 
-    /// A token for a connection from this address; `None` if the address is at its limit. The total limit is checked by
-    /// [`ConnectionLimit::poll_capacity`], before the connection is accepted.
+    /// A token for a connection from this address; `None` if the address is at its limit. The total
+    /// limit is checked by [`ConnectionLimit::poll_capacity`], before the connection is accepted.
     ///
     /// Counts the connection in all and for its block. A refusal is logged once per block, until
     /// its last connection has ended.

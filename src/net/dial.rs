@@ -1,4 +1,5 @@
-//! Dialer: resolves a name, applies the dial policy to its addresses, and connects. The only file that opens connections.
+//! Dialer: resolves a name, applies the dial policy to its addresses, and connects. The only file
+//! that opens connections.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,13 +22,15 @@ use super::policy::DialVerdict;
 pub use super::policy::{Reach, Settings};
 use super::resolve::{Lookup, Resolver, is_exhausted};
 
-/// Delay before the next address is tried in parallel (Connection Attempt Delay; RFC 8305 §8 recommends 250 ms).
+/// Delay before the next address is tried in parallel (Connection Attempt Delay; RFC 8305 §8
+/// recommends 250 ms).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Maximum time for one address when addresses are tried one at a time. An address that has not answered by then has lost
-/// the first packet (TCP sends it again after 1 s, RFC 6298 §2.1), or is dead.
+/// Maximum time for one address when addresses are tried one at a time. An address that has not
+/// answered by then has lost the first packet (TCP sends it again after 1 s, RFC 6298 §2.1), or is
+/// dead.
 const MAX_SEQUENTIAL_ATTEMPT: Duration = Duration::from_secs(1);
-/// Maximum number of addresses tried for a name. The owner of the name chooses them, and each attempt reaches another
-/// machine.
+/// Maximum number of addresses tried for a name. The owner of the name chooses them, and each
+/// attempt reaches another machine.
 const MAX_TRIED: usize = 8;
 
 /// Opens connections to origins.
@@ -56,7 +59,8 @@ pub struct Endpoint<'a> {
 /// Strategy for trying the addresses of a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DialStrategy {
-    /// In parallel after a delay (Happy Eyeballs, RFC 8305). Two connections may be made; one of them is closed at once.
+    /// In parallel after a delay (Happy Eyeballs, RFC 8305). Two connections may be made; one of
+    /// them is closed at once.
     HappyEyeballs,
     /// One at a time, so that no two connections are made: for an origin that counts connections.
     Sequential,
@@ -97,12 +101,13 @@ impl Dialer {
         Dialer { settings, resolver }
     }
 
-    /// Opens a connection, with `TCP_NODELAY` and keep-alive, to the first allowed address that answers. `within`: the time
-    /// for DNS and TCP together.
+    /// Opens a connection, with `TCP_NODELAY` and keep-alive, to the first allowed address that
+    /// answers. `within`: the time for DNS and TCP together.
     ///
     /// # Errors
-    /// By fault: of the name (`Dns`, `DnsTimeout`: 502 and 504), of the caller (`Denied`: 403, `Loop`: 508), of the origin
-    /// (`Refused`, `Unreachable`: 502, `Timeout`: 504), of the gateway (`Exhausted`: 503).
+    /// By fault: of the name (`Dns`, `DnsTimeout`: 502 and 504), of the caller (`Denied`: 403,
+    /// `Loop`: 508), of the origin (`Refused`, `Unreachable`: 502, `Timeout`: 504), of the gateway
+    /// (`Exhausted`: 503).
     ///
     /// # Cancel safety
     /// Cancel safe: connections that were being opened are closed.
@@ -166,8 +171,8 @@ impl Dialer {
     }
 }
 
-/// Opens a connection, with `TCP_NODELAY`, to a server that the configuration names, without the dial policy. `within`: the
-/// time for DNS and TCP together.
+/// Opens a connection, with `TCP_NODELAY`, to a server that the configuration names, without the
+/// dial policy. `within`: the time for DNS and TCP together.
 ///
 /// # Errors
 /// As [`Dialer::connect`], without `Denied` and `Loop`.
@@ -182,7 +187,8 @@ pub async fn connect_unchecked(host: &str, port: u16, within: Duration) -> Resul
     timeout(within, connecting).await.map_err(|_elapsed| Error::Timeout)?
 }
 
-/// Resolves a host of our own choice, which may be an IP literal, to all of its addresses in the resolver's order.
+/// Resolves a host of our own choice, which may be an IP literal, to all of its addresses in the
+/// resolver's order.
 ///
 /// # Errors
 /// `Dns` or `Exhausted`.
@@ -194,7 +200,8 @@ pub async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> 
     }
 }
 
-/// Opens a connection, with `TCP_NODELAY`, to an address of our own choice. It has no timeout of its own.
+/// Opens a connection, with `TCP_NODELAY`, to an address of our own choice. It has no timeout of
+/// its own.
 ///
 /// # Errors
 /// Those of connect(2): `ConnectionRefused` if nothing listens there.
@@ -210,7 +217,8 @@ pub fn is_listening(address: SocketAddr, within: Duration) -> bool {
     net::TcpStream::connect_timeout(&address, within).is_ok()
 }
 
-/// Connects to a Unix socket in the abstract namespace (unix(7)); the kernel drops the name with its owner.
+/// Connects to a Unix socket in the abstract namespace (unix(7)); the kernel drops the name with
+/// its owner.
 ///
 /// # Errors
 /// `ConnectionRefused` if no process has bound the name.
@@ -220,8 +228,8 @@ pub fn connect_abstract(name: &[u8]) -> io::Result<UnixStream> {
 
 /// Parses a host that is an IP address; `None` if it is a name.
 ///
-/// The system's resolver takes more spellings for addresses (`0x7f.1`, `0`). That is harmless: the policy judges the
-/// resolved address.
+/// The system's resolver takes more spellings for addresses (`0x7f.1`, `0`). That is harmless: the
+/// policy judges the resolved address.
 fn parse_literal(host: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
     // A zone (RFC 4007 §11) selects an interface of this machine; callers must not.
     if host.contains('%') {
@@ -239,8 +247,9 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// True if an address is one of this machine: then the kernel's choice of a source address is the address itself. Nothing is
-/// sent. (A trial `bind` would not do: with `ip_nonlocal_bind` it succeeds everywhere.)
+/// True if an address is one of this machine: then the kernel's choice of a source address is the
+/// address itself. Nothing is sent. (A trial `bind` would not do: with `ip_nonlocal_bind` it
+/// succeeds everywhere.)
 fn is_local(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -250,7 +259,8 @@ fn is_local(ip: IpAddr) -> bool {
     source.is_ok_and(|source| source.ip() == ip)
 }
 
-/// Orders addresses by alternating families, beginning with the family of the resolver's first choice (RFC 8305 §4).
+/// Orders addresses by alternating families, beginning with the family of the resolver's first
+/// choice (RFC 8305 §4).
 fn interleave_families(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -265,8 +275,8 @@ fn interleave_families(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
 /// A connection attempt to one address.
 type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
-/// Happy Eyeballs (RFC 8305 §5): starts an attempt every `delay`, or at once when one fails. The first connection wins; the
-/// other attempts are dropped.
+/// Happy Eyeballs (RFC 8305 §5): starts an attempt every `delay`, or at once when one fails. The
+/// first connection wins; the other attempts are dropped.
 async fn happy_eyeballs(mut addresses: VecDeque<SocketAddr>, delay: Duration) -> Result<TcpStream, Error> {
     let mut attempts: Vec<Attempt> = Vec::new();
     let mut failure: Option<Error> = None;
@@ -291,7 +301,8 @@ async fn happy_eyeballs(mut addresses: VecDeque<SocketAddr>, delay: Duration) ->
     }
 }
 
-/// Tries one address at a time. Each but the last has the time `each`, and is dropped before the next begins.
+/// Tries one address at a time. Each but the last has the time `each`, and is dropped before the
+/// next begins.
 async fn sequential(mut addresses: VecDeque<SocketAddr>, each: Duration) -> Result<TcpStream, Error> {
     let mut failure: Option<Error> = None;
     while let Some(address) = addresses.pop_front() {
@@ -347,7 +358,8 @@ fn classify(error: io::Error) -> Error {
     }
 }
 
-/// The more specific of two addresses' errors: an answer of the machine says more than a missing route.
+/// The more specific of two addresses' errors: an answer of the machine says more than a missing
+/// route.
 fn more_specific(before: Option<Error>, now: Error) -> Error {
     let weight = |error: &Error| match error {
         Error::Refused(_) => 3,

@@ -1,6 +1,7 @@
 //! Graceful shutdown: counts running requests and open connections, and tells both when to end.
 //!
-//! Two ways lead to the end. [`Drain::start`]: no new work; idle connections close at once, running requests end.
+//! Two ways lead to the end. [`Drain::start`]: no new work; idle connections close at once, running
+//! requests end.
 //! [`Drain::start_lame_duck`]: another process accepts new connections; those that are open here close after their next
 //! request.
 
@@ -14,8 +15,8 @@ use tokio::sync::Notify;
 
 use super::listener_stats::ListenerStats;
 
-/// Shutdown state of the process, with the number of requests and connections that it waits for. One for the process; clones
-/// share it.
+/// Shutdown state of the process, with the number of requests and connections that it waits for.
+/// One for the process; clones share it.
 #[derive(Clone, Default)]
 pub struct Drain {
     shared: Arc<DrainState>,
@@ -60,14 +61,16 @@ pub struct RequestGuard {
 #[must_use = "the connection is counted only while the guard is held"]
 pub struct ConnGuard {
     shared: Arc<DrainState>,
-    /// The listener that accepted the connection; `None` for a connection to another process of the gateway.
+    /// The listener that accepted the connection; `None` for a connection to another process of the
+    /// gateway.
     listener: Option<Arc<ListenerStats>>,
 }
 
 /// Watch for the begin of the shutdown, for repeated polling by one task.
 pub struct ShutdownWatch {
     drain: Drain,
-    /// The phase that was polled last, and a future that ends when it is reached. Created by the first poll.
+    /// The phase that was polled last, and a future that ends when it is reached. Created by the
+    /// first poll.
     reached: Option<(Phase, PhaseReached)>,
 }
 
@@ -107,7 +110,8 @@ impl Drain {
         Drain::default()
     }
 
-    /// Counts a request or tunnel until the guard is dropped. Allowed while draining: a connection may finish what it began.
+    /// Counts a request or tunnel until the guard is dropped. Allowed while draining: a connection
+    /// may finish what it began.
     ///
     /// Never refuses: the decision whether a request may begin is the caller's, by
     /// [`Drain::is_draining`].
@@ -144,8 +148,9 @@ impl Drain {
         listeners.clone()
     }
 
-    /// Begins the lame-duck phase: another process accepts new connections, and those of this one close after their next
-    /// request. No effect after [`Drain::start`], but for [`Drain::entered_lame_duck`].
+    /// Begins the lame-duck phase: another process accepts new connections, and those of this one
+    /// close after their next request. No effect after [`Drain::start`], but for
+    /// [`Drain::entered_lame_duck`].
     pub fn start_lame_duck(&self) {
         self.shared.lame_duck.store(true, Ordering::SeqCst);
         self.begin(Phase::LameDuck);

@@ -1,7 +1,8 @@
-//! Unix socket between two processes of the gateway: length-prefixed messages that carry file descriptors (SCM_RIGHTS,
-//! unix(7)).
+//! Unix socket between two processes of the gateway: length-prefixed messages that carry file
+//! descriptors (SCM_RIGHTS, unix(7)).
 //!
-//! A message is its length in 4 bytes, little-endian, and its bytes. Descriptors travel with the first byte of the length.
+//! A message is its length in 4 bytes, little-endian, and its bytes. Descriptors travel with the
+//! first byte of the length.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -19,12 +20,14 @@ use rustix::net::{
 
 /// Maximum number of descriptors of a message; the kernel allows 253 (SCM_MAX_FD).
 pub const MAX_FDS: usize = 200;
-/// Maximum length of a message, 1 GiB: a bound for the receiver's memory. A sender splits what is longer.
+/// Maximum length of a message, 1 GiB: a bound for the receiver's memory. A sender splits what is
+/// longer.
 const MAX_MESSAGE: usize = 1 << 30;
 /// Length of the length prefix, in bytes: a `u32`.
 const LENGTH_PREFIX: usize = 4;
 
-/// One end of a socket pair. Two threads may use an end at one time, one to send and one to receive.
+/// One end of a socket pair. Two threads may use an end at one time, one to send and one to
+/// receive.
 ///
 /// Blocking: calls belong on a thread of their own, and not on the event loop. Messages of two
 /// threads that send at one time would mix.
@@ -41,7 +44,8 @@ impl FdSocket {
         Ok((FdSocket(here), there.into()))
     }
 
-    /// Takes the end that this process was started with as its standard input, and replaces that by `/dev/null`.
+    /// Takes the end that this process was started with as its standard input, and replaces that by
+    /// `/dev/null`.
     ///
     /// # Errors
     /// If the standard input is not a connected Unix socket.
@@ -62,7 +66,8 @@ impl FdSocket {
         Ok(FdSocket(self.0.try_clone()?))
     }
 
-    /// Sets the timeouts of [`FdSocket::receive`] and [`FdSocket::send`], for every handle of this end. `None`: no timeout.
+    /// Sets the timeouts of [`FdSocket::receive`] and [`FdSocket::send`], for every handle of this
+    /// end. `None`: no timeout.
     ///
     /// # Errors
     /// If the socket is broken.
@@ -71,7 +76,8 @@ impl FdSocket {
         self.0.set_write_timeout(send)
     }
 
-    /// Closes the sending side: the other process sees the end of the stream after the messages sent so far.
+    /// Closes the sending side: the other process sees the end of the stream after the messages
+    /// sent so far.
     pub fn shutdown_write(&self) {
         // Fails only if the other process has closed it already.
         self.0.shutdown(Shutdown::Write).ok();
@@ -89,8 +95,8 @@ impl FdSocket {
     /// those of this one stay open.
     ///
     /// # Errors
-    /// If the other process has closed the socket or does not receive in time; `InvalidData` for a message over 1 GiB or
-    /// more than [`MAX_FDS`] descriptors.
+    /// If the other process has closed the socket or does not receive in time; `InvalidData` for a
+    /// message over 1 GiB or more than [`MAX_FDS`] descriptors.
     pub fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let length = u32::try_from(message.len()).ok().filter(|length| *length as usize <= MAX_MESSAGE);
         let length = length.ok_or_else(|| invalid("the message is too long"))?.to_le_bytes();
@@ -115,8 +121,8 @@ impl FdSocket {
     /// returned vector.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the stream ends within a message, `WouldBlock` at the timeout, `InvalidData` for a message over 1
-    /// GiB or if descriptors were lost.
+    /// `UnexpectedEof` if the stream ends within a message, `WouldBlock` at the timeout,
+    /// `InvalidData` for a message over 1 GiB or if descriptors were lost.
     pub fn receive(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut length = [0; LENGTH_PREFIX];
         let mut descriptors = Vec::new();

@@ -14,14 +14,16 @@ use tokio::io::unix::AsyncFd;
 
 use super::keep_alive;
 
-/// Length of the kernel's accept queue (listen(2)); the kernel cuts it to `net.core.somaxconn`, which is 4096 since Linux
-/// 5.4.
+/// Length of the kernel's accept queue (listen(2)); the kernel cuts it to `net.core.somaxconn`,
+/// which is 4096 since Linux 5.4.
 const BACKLOG: i32 = 4096;
-/// First pause after the process ran out of descriptors or memory: long enough for a connection to end.
+/// First pause after the process ran out of descriptors or memory: long enough for a connection to
+/// end.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause: callers notice recovery within a second.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// Number of connections accepted in a row after which a shortage counts as over, and the next one is logged again.
+/// Number of connections accepted in a row after which a shortage counts as over, and the next one
+/// is logged again.
 const ACCEPTS_TO_RECOVER: u32 = 1000;
 
 /// A listening socket.
@@ -39,7 +41,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds with `SO_REUSEADDR`, a backlog of 4096 and, for `[::]`, `IPV6_V6ONLY`. Must be called inside a runtime.
+    /// Binds with `SO_REUSEADDR`, a backlog of 4096 and, for `[::]`, `IPV6_V6ONLY`. Must be called
+    /// inside a runtime.
     ///
     /// # Errors
     /// Names the address and the system's reason: in use, not of this machine, not permitted.
@@ -47,8 +50,9 @@ impl Listener {
         Listener::bind_replacing(addr, &[])
     }
 
-    /// Binds as [`Listener::bind`] does, although `others` listen on an overlapping address (`0.0.0.0` and an address of
-    /// this machine) and will be closed soon. Until then the kernel gives each connection to the more specific of both.
+    /// Binds as [`Listener::bind`] does, although `others` listen on an overlapping address
+    /// (`0.0.0.0` and an address of this machine) and will be closed soon. Until then the kernel
+    /// gives each connection to the more specific of both.
     ///
     /// # Errors
     /// As [`Listener::bind`].
@@ -84,7 +88,8 @@ impl Listener {
         Ok(Listener { socket, addr, backoff: AcceptBackoff::default(), pause: None, on_exhausted: None })
     }
 
-    /// Sets a callback for when the process is out of descriptors or memory. It should free some, such as idle connections.
+    /// Sets a callback for when the process is out of descriptors or memory. It should free some,
+    /// such as idle connections.
     pub fn set_on_exhausted(&mut self, on_exhausted: impl Fn() + Send + 'static) {
         self.on_exhausted = Some(Box::new(on_exhausted));
     }
@@ -102,7 +107,8 @@ impl Listener {
         self.socket.get_ref().try_clone()
     }
 
-    /// Accepts a connection from the kernel's queue without waiting; `None` if the queue is empty or accepting fails.
+    /// Accepts a connection from the kernel's queue without waiting; `None` if the queue is empty
+    /// or accepting fails.
     pub fn try_accept(&mut self) -> Option<(TcpStream, SocketAddr)> {
         loop {
             match accept_one(self.socket.get_ref()) {
@@ -113,11 +119,12 @@ impl Listener {
         }
     }
 
-    /// Accepts the next connection: non-blocking, with `TCP_NODELAY` and keep-alive, not yet registered with any runtime, so
-    /// that another thread's runtime may take it.
+    /// Accepts the next connection: non-blocking, with `TCP_NODELAY` and keep-alive, not yet
+    /// registered with any runtime, so that another thread's runtime may take it.
     ///
-    /// When the process is out of descriptors or memory, it calls [`on_exhausted`](Listener::set_on_exhausted), pauses (10
-    /// ms, doubled up to 1 s), logs once for each such shortage, and goes on.
+    /// When the process is out of descriptors or memory, it calls
+    /// [`on_exhausted`](Listener::set_on_exhausted), pauses (10 ms, doubled up to 1 s), logs once
+    /// for each such shortage, and goes on.
     ///
     /// # Cancel safety
     /// Cancel safe: no connection is lost, and the next call continues a pause.
@@ -172,7 +179,8 @@ fn listening_socket(addr: SocketAddr, others: &[&TcpListener]) -> io::Result<Tcp
     Ok(socket.into())
 }
 
-/// Accepts a non-blocking socket with one system call (accept4(2)); `TcpListener::accept` and `set_nonblocking` take two.
+/// Accepts a non-blocking socket with one system call (accept4(2)); `TcpListener::accept` and
+/// `set_nonblocking` take two.
 fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (stream, peer) = rustix::net::acceptfrom_with(listener, flags)?;
@@ -181,8 +189,8 @@ fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((TcpStream::from(stream), peer))
 }
 
-/// True if the error concerns only the connection to be accepted, so that the next may succeed (accept(2): "treat them like
-/// EAGAIN by retrying").
+/// True if the error concerns only the connection to be accepted, so that the next may succeed
+/// (accept(2): "treat them like EAGAIN by retrying").
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -208,13 +216,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 struct AcceptBackoff {
     /// The last pause; zero after a successful accept.
     pause: Duration,
-    /// Number of connections still to accept in a row before another failure counts as a new shortage.
+    /// Number of connections still to accept in a row before another failure counts as a new
+    /// shortage.
     accepts_to_recover: u32,
 }
 
 impl AcceptBackoff {
-    /// True if the last shortage is over. At the limit every freed descriptor admits one connection and the next accept
-    /// fails; all these failures belong to one shortage.
+    /// True if the last shortage is over. At the limit every freed descriptor admits one connection
+    /// and the next accept fails; all these failures belong to one shortage.
     fn is_new(&self) -> bool {
         self.accepts_to_recover == 0
     }

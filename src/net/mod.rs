@@ -1,10 +1,11 @@
 //! Sockets: listeners, DNS lookups, outgoing connections, and the shutdown of what uses them.
 //!
-//! Binds and accepts ([`listen`]), looks names up ([`resolve`]), connects ([`dial`]), bounds the number of connections
-//! ([`connection_limit`]), counts them by listener ([`listener_stats`]) and in all, for a graceful shutdown ([`drain`]),
-//! maps an address to the block of addresses of one caller ([`prefix`]), and carries messages and file descriptors between
-//! two processes of the gateway ([`fd_socket`]). It never reads or writes a byte of a caller's or an origin's connection,
-//! and knows neither HTTP nor limits.
+//! Binds and accepts ([`listen`]), looks names up ([`resolve`]), connects ([`dial`]), bounds the
+//! number of connections ([`connection_limit`]), counts them by listener ([`listener_stats`]) and
+//! in all, for a graceful shutdown ([`drain`]), maps an address to the block of addresses of one
+//! caller ([`prefix`]), and carries messages and file descriptors between two processes of the
+//! gateway ([`fd_socket`]). It never reads or writes a byte of a caller's or an origin's
+//! connection, and knows neither HTTP nor limits.
 
 mod address;
 pub mod connection_limit;

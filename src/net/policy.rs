@@ -1,4 +1,5 @@
-//! Dial policy: allows or denies an address. It judges the addresses that a name resolved to, never the name.
+//! Dial policy: allows or denies an address. It judges the addresses that a name resolved to, never
+//! the name.
 //!
 //! The verdict is made for each address at the time of dialling, so a name that resolves to another
 //! address a moment later (DNS rebinding) gains nothing. Order of the rules: own listeners, `deny`,
@@ -22,23 +23,25 @@ use super::address::{AddressForms, is_metadata, is_special};
 pub struct Settings {
     /// Ranges that are never dialled.
     pub deny: Vec<IpNet>,
-    /// Ranges that may be dialled whatever the reach is, unless `deny` contains them. A metadata service is allowed only by
-    /// a range of a single address.
+    /// Ranges that may be dialled whatever the reach is, unless `deny` contains them. A metadata
+    /// service is allowed only by a range of a single address.
     pub allow: Vec<IpNet>,
-    /// True if loopback, private, link-local, unspecified, multicast and other special-purpose addresses are denied to
-    /// requests with [`Reach::Public`].
+    /// True if loopback, private, link-local, unspecified, multicast and other special-purpose
+    /// addresses are denied to requests with [`Reach::Public`].
     pub deny_private: bool,
-    /// Addresses of the gateway's own listeners: dialling one is a loop. An unspecified address (`0.0.0.0`, `[::]`) means
-    /// every address of this machine with that port.
+    /// Addresses of the gateway's own listeners: dialling one is a loop. An unspecified address
+    /// (`0.0.0.0`, `[::]`) means every address of this machine with that port.
     pub own: Vec<SocketAddr>,
 }
 
 /// Addresses that a request may be sent to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reach {
-    /// Addresses of public servers; all addresses if the gateway serves its own machine only ([`Settings::deny_private`]).
+    /// Addresses of public servers; all addresses if the gateway serves its own machine only
+    /// ([`Settings::deny_private`]).
     Public,
-    /// Also addresses of private networks and of this machine, without metadata services: the configuration names the host.
+    /// Also addresses of private networks and of this machine, without metadata services: the
+    /// configuration names the host.
     Private,
     /// Any address: the configuration contains the address itself.
     Address,
@@ -83,8 +86,8 @@ impl Settings {
         }
     }
 
-    /// True if one of the ranges for which `counts` holds allows the address. An embedded IPv4 address does not count, but
-    /// for IPv4-mapped addresses, which are the same address.
+    /// True if one of the ranges for which `counts` holds allows the address. An embedded IPv4
+    /// address does not count, but for IPv4-mapped addresses, which are the same address.
     fn allows(&self, ip: IpAddr, counts: impl Fn(&IpNet) -> bool) -> bool {
         let ip = ip.to_canonical();
         self.allow.iter().any(|range| range.contains(&ip) && counts(range))

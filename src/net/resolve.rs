@@ -1,8 +1,10 @@
-//! DNS resolver: the system's getaddrinfo(3) on a thread pool of its own, shared fairly between callers.
+//! DNS resolver: the system's getaddrinfo(3) on a thread pool of its own, shared fairly between
+//! callers.
 //!
-//! getaddrinfo blocks its thread and cannot be cancelled: with a name server that does not answer, it takes ten seconds or
-//! more, long after its caller has gone. So lookups share no thread with other work, each caller has at most a fair share of
-//! the threads, and lookups in a dead zone delay only lookups of the same caller in that zone.
+//! getaddrinfo blocks its thread and cannot be cancelled: with a name server that does not answer,
+//! it takes ten seconds or more, long after its caller has gone. So lookups share no thread with
+//! other work, each caller has at most a fair share of the threads, and lookups in a dead zone
+//! delay only lookups of the same caller in that zone.
 
 mod fair_share;
 
@@ -24,17 +26,19 @@ use self::fair_share::{FairShare, ThreadToken};
 
 /// Maximum number of simultaneous lookups; each occupies a thread.
 const MAX_LOOKUPS: usize = 64;
-/// Maximum number of simultaneous lookups of one caller, while few others have any: a quarter of [`MAX_LOOKUPS`].
+/// Maximum number of simultaneous lookups of one caller, while few others have any: a quarter of
+/// [`MAX_LOOKUPS`].
 const MAX_PER_CALLER: usize = 16;
-/// Maximum number of simultaneous lookups of one caller in one zone, so that a dead zone leaves threads for other zones:
-/// half of [`MAX_PER_CALLER`].
+/// Maximum number of simultaneous lookups of one caller in one zone, so that a dead zone leaves
+/// threads for other zones: half of [`MAX_PER_CALLER`].
 const MAX_PER_ZONE: usize = 8;
-/// Time for which a failed lookup is cached, so that a name in heavy use does not query a dead server without pause: the
-/// minimum of RFC 9520 §3.2.
+/// Time for which a failed lookup is cached, so that a name in heavy use does not query a dead
+/// server without pause: the minimum of RFC 9520 §3.2.
 const FAILURE_TTL: Duration = Duration::from_secs(1);
 /// Maximum number of cached failures: callers choose the names, so the cache needs a bound.
 const MAX_FAILURES: usize = 1024;
-/// Maximum number of addresses of a name; the rest of a response is dropped. The owner of the name chooses their number.
+/// Maximum number of addresses of a name; the rest of a response is dropped. The owner of the name
+/// chooses their number.
 const MAX_ADDRESSES: usize = 64;
 /// Minimum number of keys at which [`KeyedSemaphores`] removes unused ones.
 const MIN_SWEEP: usize = 256;
@@ -42,8 +46,8 @@ const MIN_SWEEP: usize = 256;
 /// Interpretation of a name that has no final dot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Lookup {
-    /// An absolute name (RFC 1034 §3.1): not completed by the search list of resolv.conf(5). Names in hosts(5) have the
-    /// address given there.
+    /// An absolute name (RFC 1034 §3.1): not completed by the search list of resolv.conf(5). Names
+    /// in hosts(5) have the address given there.
     Absolute,
     /// As the system interprets it, with its search list.
     Searched,
@@ -138,8 +142,8 @@ impl Resolver {
         }))
     }
 
-    /// Looks up the addresses of `name`; returns at least one. Simultaneous lookups of equal names are merged. `caller`:
-    /// number of the caller, for the fair share of threads.
+    /// Looks up the addresses of `name`; returns at least one. Simultaneous lookups of equal names
+    /// are merged. `caller`: number of the caller, for the fair share of threads.
     ///
     /// Order of the steps: join a running lookup or a cached failure; wait for room in the zone;
     /// wait for a thread; look up. Successes are not cached: that is the task of the system's
@@ -149,7 +153,8 @@ impl Resolver {
     /// The system's error: no address found, or no name server reached.
     ///
     /// # Cancel safety
-    /// Cancel safe. A lookup that has begun continues, and occupies a thread of its caller's share until it ends.
+    /// Cancel safe. A lookup that has begun continues, and occupies a thread of its caller's share
+    /// until it ends.
     pub(super) async fn resolve(self: &Arc<Self>, name: &str, lookup: Lookup, caller: u64) -> LookupResult {
         let key = LookupKey { name: name.into(), lookup };
         let known = self.lock().known.get(&key).cloned();
@@ -167,7 +172,8 @@ impl Resolver {
         answer.ok().flatten().unwrap_or_else(gone)
     }
 
-    /// Starts a lookup, unless an equal one runs by now. `room` is released when the lookup's thread is free again.
+    /// Starts a lookup, unless an equal one runs by now. `room` is released when the lookup's
+    /// thread is free again.
     fn start_lookup(
         self: &Arc<Self>,
         key: LookupKey,
@@ -228,8 +234,8 @@ impl Resolver {
         Ok(addresses.into())
     }
 
-    /// Spelling of a name for the system's resolver: an absolute name ends with a dot. But names in hosts(5) have no final
-    /// dot, and that file comes first everywhere (nsswitch.conf(5)).
+    /// Spelling of a name for the system's resolver: an absolute name ends with a dot. But names in
+    /// hosts(5) have no final dot, and that file comes first everywhere (nsswitch.conf(5)).
     fn query_name<'q>(&self, key: &'q LookupKey) -> Cow<'q, str> {
         let name = &*key.name;
         let is_as_it_is = key.lookup == Lookup::Searched
@@ -311,8 +317,8 @@ impl<K: Eq + Hash> KeyedSemaphores<K> {
     }
 }
 
-/// Thread pool for lookups: the blocking threads of a runtime of its own. It starts threads on demand, and ends those that
-/// were idle for some seconds (10 s in tokio).
+/// Thread pool for lookups: the blocking threads of a runtime of its own. It starts threads on
+/// demand, and ends those that were idle for some seconds (10 s in tokio).
 struct LookupThreads(Option<Runtime>);
 
 impl LookupThreads {

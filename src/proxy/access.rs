@@ -1,4 +1,5 @@
-//! Access rules: decides whether a caller may use the gateway, and which hosts and ports it may call.
+//! Access rules: decides whether a caller may use the gateway, and which hosts and ports it may
+//! call.
 //!
 //! Example of the settings, with their defaults but for the first:
 //!
@@ -38,8 +39,8 @@ use crate::wire::{Name, RequestHead};
 /// The `[access]` section of the configuration file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
-    /// Addresses that may connect; empty: all. The configuration requires this list or `users` if the gateway can be
-    /// reached from other machines.
+    /// Addresses that may connect; empty: all. The configuration requires this list or `users` if
+    /// the gateway can be reached from other machines.
     pub allow_from: Vec<IpNet>,
     /// User names and bcrypt hashes; `None`: no password is required.
     pub users: Option<Vec<(String, String)>>,
@@ -57,7 +58,8 @@ pub struct Settings {
     ///
     /// 64 by default.
     pub ipv6_prefix: Ipv6Prefix,
-    /// Protocols that an HTTP/1.1 connection may change to, as `name/version`, or as `name` for every version.
+    /// Protocols that an HTTP/1.1 connection may change to, as `name/version`, or as `name` for
+    /// every version.
     ///
     /// `websocket` by default.
     pub upgrades: Vec<String>,
@@ -96,7 +98,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Takes settings that the configuration has checked. `seed`: seed of the hash of [`Admitted::caller`].
+    /// Takes settings that the configuration has checked. `seed`: seed of the hash of
+    /// [`Admitted::caller`].
     pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
         let passwords = settings.users.map(|users| Passwords::new(users, settings.ipv6_prefix));
         Access {
@@ -117,7 +120,8 @@ impl Access {
         self.passwords.is_some()
     }
 
-    /// True if a connection may change to this protocol (`name/version`, or `name`), in any letter case (RFC 9110 §7.8).
+    /// True if a connection may change to this protocol (`name/version`, or `name`), in any letter
+    /// case (RFC 9110 §7.8).
     pub(super) fn may_upgrade_to(&self, protocol: &[u8]) -> bool {
         let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
         let is_it = |listed: &String| {
@@ -135,12 +139,12 @@ impl Access {
 
     /// Decides on one request. `named`: entries of limits and routes for its host.
     ///
-    /// The password is checked before any response reveals which hosts may be called. Routes need it too: requests
-    /// through a route use up the same limits.
+    /// The password is checked before any response reveals which hosts may be called. Routes need
+    /// it too: requests through a route use up the same limits.
     ///
     /// # Errors
-    /// 403 for an address, a port or a host that is not allowed; 407 without valid credentials; 429 after too many
-    /// wrong ones; 503 if too many passwords wait for verification.
+    /// 403 for an address, a port or a host that is not allowed; 407 without valid credentials; 429
+    /// after too many wrong ones; 503 if too many passwords wait for verification.
     ///
     /// # Cancel safety
     /// A verification that has begun runs to its end, and its result is cached.
@@ -179,7 +183,8 @@ impl Access {
         self.only_listed
     }
 
-    /// Decides on a tunnel that is not intercepted. `named`: entries of limits and routes for its host.
+    /// Decides on a tunnel that is not intercepted. `named`: entries of limits and routes for its
+    /// host.
     ///
     /// # Errors
     /// 403 if a limit names the host and such tunnels are denied.
@@ -242,9 +247,10 @@ fn credentials(head: &RequestHead) -> Result<&[u8], Refusal> {
     }
 }
 
-/// Computes the identity that takes turns in queues and has a window of its own where a limit counts per caller. The
-/// seed is random, so that no caller can choose an address or a name that collides with another's. It is the gate's
-/// seed, so that identities outlive a reload and a restart.
+/// Computes the identity that takes turns in queues and has a window of its own where a limit
+/// counts per caller. The seed is random, so that no caller can choose an address or a name that
+/// collides with another's. It is the gate's seed, so that identities outlive a reload and a
+/// restart.
 ///
 /// A user has one identity at all addresses; without users it is that of the block.
 fn caller(seed: &[u8; 16], user: Option<&str>, block: IpNet) -> Caller {

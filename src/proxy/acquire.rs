@@ -1,5 +1,5 @@
-//! Permits without a request to forward: `POST /v1/limits/NAME/acquire` takes slots of the same windows and waits in the
-//! same queue. Other programs use it to rate-limit work that is not HTTP.
+//! Permits without a request to forward: `POST /v1/limits/NAME/acquire` takes slots of the same
+//! windows and waits in the same queue. Other programs use it to rate-limit work that is not HTTP.
 //!
 //! Example: `POST /v1/limits/partner-api/acquire?key=tenant-7&cost=2&wait=5` waits for two slots in
 //! the window of that key, for at most 5 seconds, and is answered with
@@ -47,7 +47,8 @@ pub(super) struct AcquireRequest {
     query: String,
 }
 
-/// Returns the `acquire` request if the session's request is one. Routes take precedence over the path.
+/// Returns the `acquire` request if the session's request is one. Routes take precedence over the
+/// path.
 ///
 /// Inside an intercepted tunnel the same path belongs to the origin. Other methods than POST have
 /// no meaning for this path.
@@ -65,7 +66,8 @@ pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
 /// Obtains the permit, and settles it at once. Returns the JSON document of the response.
 ///
 /// # Errors
-/// 404 if there is no such limit; 400 if key or cost do not fit it; the limiter's refusal; [`Failure::CallerGone`].
+/// 404 if there is no such limit; 400 if key or cost do not fit it; the limiter's refusal;
+/// [`Failure::CallerGone`].
 pub(super) async fn acquire(
     session: &mut Session,
     log: &mut RequestLog,
@@ -96,7 +98,8 @@ pub(super) async fn acquire(
 }
 
 impl AcquireRequest {
-    /// Wait preferences of the request: `wait` of the query, in seconds, can only shorten that of Prefer.
+    /// Wait preferences of the request: `wait` of the query, in seconds, can only shorten that of
+    /// Prefer.
     ///
     /// # Errors
     /// 400 if `wait` is no number of seconds; `wait=0` refuses instead of waiting.

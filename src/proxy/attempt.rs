@@ -1,4 +1,5 @@
-//! Attempt step: sends the request until there is a response to forward; each sending needs a permit of its own.
+//! Attempt step: sends the request until there is a response to forward; each sending needs a
+//! permit of its own.
 //!
 //! One attempt: check out a connection, write head and buffered content, send them with the permit,
 //! read the response's head. A further attempt follows if
@@ -35,12 +36,13 @@ use crate::locker::AskKind;
 use crate::tls::verify::Offer;
 use crate::wire::Version;
 
-/// Most times that a request is sent again after its origin has said that it did not process it (REFUSED_STREAM,
-/// GOAWAY). Two such responses can be bad luck; more mean that the origin accepts nothing.
+/// Most times that a request is sent again after its origin has said that it did not process it
+/// (REFUSED_STREAM, GOAWAY). Two such responses can be bad luck; more mean that the origin accepts
+/// nothing.
 const MAX_REFUSED: u32 = 2;
 
-/// Most times that a request of which no byte has left moves to another connection. A new connection nearly always
-/// works, but an origin could keep breaking them.
+/// Most times that a request of which no byte has left moves to another connection. A new
+/// connection nearly always works, but an origin could keep breaking them.
 const MAX_UNTOUCHED: u32 = 3;
 
 /// Result of the step: the request has reached its origin.
@@ -77,8 +79,8 @@ enum Resend {
 enum RetryReason {
     /// No byte was sent; its permit is still valid.
     Untouched(Permit),
-    /// The origin said that it did not process the request. Holds the versions of HTTP to offer next, if it asked for
-    /// fewer.
+    /// The origin said that it did not process the request. Holds the versions of HTTP to offer
+    /// next, if it asked for fewer.
     RefusedStream(Offer),
     /// The connection ended without a response: the origin may have been closing it already.
     ConnectionLost,
@@ -93,7 +95,8 @@ enum RetryReason {
 /// request.
 ///
 /// # Errors
-/// The refusal for the step that failed: no connection, no response, no further permit; [`Failure::CallerGone`].
+/// The refusal for the step that failed: no connection, no response, no further permit;
+/// [`Failure::CallerGone`].
 pub(super) async fn run(
     session: &mut Session,
     log: &mut RequestLog,
@@ -326,8 +329,8 @@ fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
     resend.is_some()
 }
 
-/// Pauses the windows of the claims if the response is a pushback. Returns true if the request may be sent again instead
-/// of forwarding that response.
+/// Pauses the windows of the claims if the response is a pushback. Returns true if the request may
+/// be sent again instead of forwarding that response.
 ///
 /// The slots settle first, whatever the response is. A pause is per window: other keys of the limit
 /// go on.

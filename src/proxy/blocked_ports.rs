@@ -1,7 +1,7 @@
 //! Blocked ports: ports of other protocols, to which a request could be crafted to speak.
 
-/// Bad ports of the Fetch standard (fetch.spec.whatwg.org, "port blocking"), to which browsers send no requests. Port 0,
-/// which is among them, is never valid here.
+/// Bad ports of the Fetch standard (fetch.spec.whatwg.org, "port blocking"), to which browsers send
+/// no requests. Port 0, which is among them, is never valid here.
 #[rustfmt::skip]
 const BAD_PORTS: [u16; 82] = [
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110, 111,
@@ -10,8 +10,8 @@ const BAD_PORTS: [u16; 82] = [
     6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
 ];
 
-/// True if requests other than CONNECT may not go to this port unless the operator lists it. An SMTP server, for
-/// example, treats the request's head as errors and its content as mail.
+/// True if requests other than CONNECT may not go to this port unless the operator lists it. An
+/// SMTP server, for example, treats the request's head as errors and its content as mail.
 pub(super) fn is_bad(port: u16) -> bool {
     BAD_PORTS.binary_search(&port).is_ok()
 }

@@ -1,4 +1,5 @@
-//! Body streaming with back-pressure: bytes received from one side are written to the other before more are read.
+//! Body streaming with back-pressure: bytes received from one side are written to the other before
+//! more are read.
 
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
@@ -7,8 +8,8 @@ use super::trailers::Trailers;
 use crate::wire::chunked::{BadChunk, ChunkedDecoder, Piece, write_chunk};
 use crate::wire::{Conn, Length};
 
-/// Pieces up to this number of bytes are buffered with the head before them; larger ones are written straight from the
-/// read buffer.
+/// Pieces up to this number of bytes are buffered with the head before them; larger ones are
+/// written straight from the read buffer.
 const GATHER: usize = 8 * 1024;
 
 /// Largest body that is kept so that its request can be sent again, in bytes (spec §5).
@@ -106,7 +107,8 @@ impl Body {
         self.framing = to;
     }
 
-    /// Appends the bytes of the body that were already read to the head that is about to be written.
+    /// Appends the bytes of the body that were already read to the head that is about to be
+    /// written.
     ///
     /// # Errors
     /// If its chunks are malformed.
@@ -171,7 +173,8 @@ impl Body {
         }
     }
 
-    /// Moves one piece from the read buffer to the write buffer; `false` if no whole piece is buffered.
+    /// Moves one piece from the read buffer to the write buffer; `false` if no whole piece is
+    /// buffered.
     fn poll_pass(&mut self, cx: &mut Context<'_>, from: &mut Conn, to: &mut Conn) -> Poll<Result<bool, BodyError>> {
         if self.has_ended() || from.input.is_empty() {
             return Poll::Ready(Ok(false));
@@ -224,7 +227,8 @@ impl Body {
         }
     }
 
-    /// Writes `data`: large pieces straight from the read buffer, small ones behind the bytes already buffered.
+    /// Writes `data`: large pieces straight from the read buffer, small ones behind the bytes
+    /// already buffered.
     fn poll_put(&mut self, cx: &mut Context<'_>, data: &[u8], to: &mut Conn) -> Poll<Result<usize, BodyError>> {
         if data.len() > GATHER && self.framing != Length::Chunked && self.replay.is_none() {
             return to.poll_write_through(cx, data).map_err(BodyError::Sink);
@@ -284,8 +288,8 @@ mod tests {
         (Conn::new(Stream::plain(listener.accept().await.unwrap().0)), peer)
     }
 
-    /// Sends `sent`, framed as `from`, through a body framed as `to`; returns the received bytes, and those left for the
-    /// next message.
+    /// Sends `sent`, framed as `from`, through a body framed as `to`; returns the received bytes,
+    /// and those left for the next message.
     async fn moved(from: Length, to: Length, sent: &[u8]) -> (Result<(), BodyError>, Vec<u8>, Vec<u8>) {
         let ((mut source, mut sender), (mut sink, mut receiver)) = (pair().await, pair().await);
         let sent = sent.to_vec();

@@ -1,4 +1,5 @@
-//! Rule lookup: finds the claims of a request, which are the windows that must grant it, with their keys and costs.
+//! Rule lookup: finds the claims of a request, which are the windows that must grant it, with their
+//! keys and costs.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -20,8 +21,8 @@ use crate::wire::RequestHead;
 /// Claims of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// Claims in the order of the rules: the broadest limit (the one with the fewest key parts) first; all keys of a
-    /// limit in a row.
+    /// Claims in the order of the rules: the broadest limit (the one with the fewest key parts)
+    /// first; all keys of a limit in a row.
     pub claims: SmallVec<[Claim; 2]>,
     /// Largest `retry` of the limits that match.
     pub retry: u8,
@@ -52,9 +53,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// `rules`: in the order of the file; `limits`: the limit of each. `revision`: number by which the gate knows this
-    /// set of limits. `seed`: seed of the key hash. `counters`: metrics of the process, in which limits are found by
-    /// name.
+    /// `rules`: in the order of the file; `limits`: the limit of each. `revision`: number by which
+    /// the gate knows this set of limits. `seed`: seed of the key hash. `counters`: metrics of the
+    /// process, in which limits are found by name.
     pub fn new(
         rules: Vec<Rule>,
         limits: &[LimitId],
@@ -75,8 +76,8 @@ impl Rules {
     /// Finds the claims of a request.
     ///
     /// # Errors
-    /// 400 if it states a cost that is not a whole number from 1 to the limit's N, if a field that a limit counts by has
-    /// several values, or if its path or its parameters have too many.
+    /// 400 if it states a cost that is not a whole number from 1 to the limit's N, if a field that
+    /// a limit counts by has several values, or if its path or its parameters have too many.
     pub fn find(
         &self,
         target: &Target,
@@ -118,12 +119,12 @@ impl Rules {
         &self.rules[self.place(limit)].1
     }
 
-    /// Claims of a caller that names the limit. `values`: one for each part of its key but the caller; `cost`: number of
-    /// slots, `None` for the limit's own.
+    /// Claims of a caller that names the limit. `values`: one for each part of its key but the
+    /// caller; `cost`: number of slots, `None` for the limit's own.
     ///
     /// # Errors
-    /// 404 if there is no such limit; 400 if the values do not fit the parts of its key, or the cost is not a whole
-    /// number from 1 to N.
+    /// 404 if there is no such limit; 400 if the values do not fit the parts of its key, or the
+    /// cost is not a whole number from 1 to N.
     pub(super) fn claim(
         &self,
         name: &str,

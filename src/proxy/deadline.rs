@@ -12,8 +12,8 @@ use crate::time::Time;
 
 /// A deadline that moves with every request.
 ///
-/// Deadlines nearly always move later. The timer below is therefore left alone, and compared with the deadline only when
-/// it fires: moving a deadline costs one clock reading.
+/// Deadlines nearly always move later. The timer below is therefore left alone, and compared with
+/// the deadline only when it fires: moving a deadline costs one clock reading.
 #[derive(Debug)]
 pub(super) struct Deadline {
     clock: Clock,

@@ -24,15 +24,15 @@ use super::serialize;
 use super::session::Session;
 use crate::wire::{Length, Name, ResponseHead, Version, framing};
 
-/// Forwards the response: its head is in the session, its body has not been read. For a tunnel, sends the 200 that
-/// establishes it.
+/// Forwards the response: its head is in the session, its body has not been read. For a tunnel,
+/// sends the 200 that establishes it.
 ///
 /// A 101 turns both connections into a tunnel; it passes only if the request's Upgrade was
 /// forwarded.
 ///
 /// # Errors
-/// 502 for a response that breaks HTTP before any of it has been forwarded; [`Failure::Truncated`] after that;
-/// [`Failure::CallerGone`].
+/// 502 for a response that breaks HTTP before any of it has been forwarded; [`Failure::Truncated`]
+/// after that; [`Failure::CallerGone`].
 pub(super) async fn run(
     session: &mut Session,
     log: &mut RequestLog,
@@ -88,8 +88,8 @@ pub(super) async fn run(
     Ok(if keep_caller && body.has_ended() { Outcome::Keep } else { Outcome::Close })
 }
 
-/// Length that the head states. A response of HTTP/2 may end with its head and name no length; in HTTP/1 that would mean
-/// content until the connection closes (RFC 9112 §6.3).
+/// Length that the head states. A response of HTTP/2 may end with its head and name no length; in
+/// HTTP/1 that would mean content until the connection closes (RFC 9112 §6.3).
 ///
 /// Example: a response of HTTP/2 with status 200 and END_STREAM on its head goes to a caller of
 /// HTTP/1.1 with `Content-Length: 0`.
@@ -99,7 +99,8 @@ fn stated_length(head: &ResponseHead, method: &str, length: Length, version: Ver
     if silent && version != Version::Http2 { Length::Exact(0) } else { length }
 }
 
-/// Moves the response's body back and the rest of the request's body out, until the response is written.
+/// Moves the response's body back and the rest of the request's body out, until the response is
+/// written.
 ///
 /// Both directions share one deadline, `[timeouts] idle`: a byte moved in either of them sets it
 /// anew.

@@ -1,5 +1,5 @@
-//! HTTP/2 connection pool: connections to origins that many requests share, and the choice of the request that dials the
-//! next one.
+//! HTTP/2 connection pool: connections to origins that many requests share, and the choice of the
+//! request that dials the next one.
 //!
 //! A request asks [`H2Pool::checkout`] for its next step, takes it, and asks again if that was a
 //! wait. At most one request per origin dials at one time as long as the version that the origin
@@ -28,17 +28,19 @@ pub(super) struct H2Pool {
 /// Age that a connection may have to carry a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// Opened at this time or later. The connection may carry other requests: it is not the cause of earlier failures.
+    /// Opened at this time or later. The connection may carry other requests: it is not the cause
+    /// of earlier failures.
     Since(Time),
     /// Any age.
     Any,
 }
 
-/// Number of idle connections that are kept to one origin. One has room for many requests, as a rule; where it has not,
-/// these save most handshakes.
+/// Number of idle connections that are kept to one origin. One has room for many requests, as a
+/// rule; where it has not, these save most handshakes.
 const MAX_SPARE: usize = 4;
 
-/// Time for which idle connections beyond [`MAX_SPARE`] are kept: a burst that goes on reuses them within that time.
+/// Time for which idle connections beyond [`MAX_SPARE`] are kept: a burst that goes on reuses them
+/// within that time.
 const SURPLUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection, and its age and idle time.
@@ -100,7 +102,8 @@ struct OriginState {
 }
 
 impl OriginState {
-    /// Closes connections that are dead, idle for longer than `idle`, or more than will be needed soon.
+    /// Closes connections that are dead, idle for longer than `idle`, or more than will be needed
+    /// soon.
     ///
     /// Idle beyond need: those after the first [`MAX_SPARE`] idle ones, once they were idle for
     /// [`SURPLUS_TIMEOUT`].
@@ -163,7 +166,8 @@ pub(super) enum Checkout {
     Alone(Http1),
 }
 
-/// Guard of the request that dials for others. Dropped without [`DialLeader::succeed`], it marks the dial as failed.
+/// Guard of the request that dials for others. Dropped without [`DialLeader::succeed`], it marks
+/// the dial as failed.
 pub(super) struct DialLeader {
     pool: Arc<H2Pool>,
     origin: Upstream,
@@ -245,8 +249,8 @@ impl H2Pool {
         }
     }
 
-    /// Checks the liveness of connections, closes those idle for longer than `idle`, and forgets origins unused for as
-    /// long.
+    /// Checks the liveness of connections, closes those idle for longer than `idle`, and forgets
+    /// origins unused for as long.
     pub(super) fn reap(&self, idle: Duration, now: Time) {
         self.lock().retain(|_, state| {
             state.conns.iter().for_each(|pooled| pooled.conn.check_liveness(now));

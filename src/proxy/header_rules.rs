@@ -1,4 +1,5 @@
-//! Header rules: fields that are removed, kept or added when a message is forwarded (RFC 9110 §7.6).
+//! Header rules: fields that are removed, kept or added when a message is forwarded (RFC 9110
+//! §7.6).
 
 use std::time::Duration;
 
@@ -6,9 +7,9 @@ use super::location::LocationMap;
 use super::trace::{self, TraceContext};
 use crate::wire::{ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead, Version, members};
 
-/// End-to-end fields: they have a meaning for the origin, or proxies before this one have added them for it. A
-/// `Connection` that names one asks us to drop it (forbidden by RFC 9110 §7.6.1), which is a trick to make two servers
-/// see different requests, or to hide the source of one.
+/// End-to-end fields: they have a meaning for the origin, or proxies before this one have added
+/// them for it. A `Connection` that names one asks us to drop it (forbidden by RFC 9110 §7.6.1),
+/// which is a trick to make two servers see different requests, or to hide the source of one.
 const END_TO_END: [&str; 35] = [
     "host",
     "authorization",
@@ -50,8 +51,8 @@ const END_TO_END: [&str; 35] = [
 /// Prefixes of the names of further such fields.
 const END_TO_END_FAMILIES: [&str; 6] = ["content-", "if-", "sec-", "x-forwarded-", "x-b3-", "x-amzn-"];
 
-/// Most members that the `Connection` of a message may have. Each is compared with each field; real messages have two or
-/// three.
+/// Most members that the `Connection` of a message may have. Each is compared with each field; real
+/// messages have two or three.
 const MAX_OPTIONS: usize = 32;
 
 /// True if the message's `Connection` has more than [`MAX_OPTIONS`] members.
@@ -72,7 +73,8 @@ fn is_end_to_end(name: &[u8]) -> bool {
         || END_TO_END_FAMILIES.into_iter().any(begins)
 }
 
-/// True if the request has an expectation other than 100-continue (RFC 9110 §10.1.1). HTTP/1.0 has no expectations.
+/// True if the request has an expectation other than 100-continue (RFC 9110 §10.1.1). HTTP/1.0 has
+/// no expectations.
 pub(super) fn has_unsupported_expect(head: &RequestHead) -> bool {
     let mut expected = head.all(Name::Expect).flat_map(members);
     head.version() == Version::Http11 && expected.any(|one| !one.eq_ignore_ascii_case(b"100-continue"))
@@ -91,11 +93,11 @@ pub(super) struct Outgoing {
     pub(super) trace: Option<TraceContext>,
 }
 
-/// True if the request asks for protocols all of which it `may` change to; if not, it is forwarded without the Upgrade
-/// field.
+/// True if the request asks for protocols all of which it `may` change to; if not, it is forwarded
+/// without the Upgrade field.
 ///
-/// Limits do not see traffic after the change, so few protocols are allowed. The upgrade of a request with a body is not
-/// forwarded: the body's bytes could be taken for the new protocol's.
+/// Limits do not see traffic after the change, so few protocols are allowed. The upgrade of a
+/// request with a body is not forwarded: the body's bytes could be taken for the new protocol's.
 pub(super) fn wants_upgrade(
     head: &RequestHead,
     options: ConnectionOptions,
@@ -110,7 +112,8 @@ pub(super) fn wants_upgrade(
         && protocols.all(may)
 }
 
-/// Calls `put` with every field of the request that is meant for the origin; leaves framing, `Host`, `TE` and `Via` out.
+/// Calls `put` with every field of the request that is meant for the origin; leaves framing,
+/// `Host`, `TE` and `Via` out.
 pub(super) fn for_origin(head: &RequestHead, outgoing: Outgoing, mut put: impl FnMut(&[u8], &[u8])) {
     let traced = matches!(head.method(), "TRACE" | "OPTIONS");
     let mut has_length = false;
@@ -188,8 +191,8 @@ pub(super) fn switches(head: &ResponseHead) -> bool {
     matches!(head.status(), 101 | 426)
 }
 
-/// Calls `put` with every field of the response that is meant for the caller; leaves framing, `Via` and `Server-Timing`
-/// out.
+/// Calls `put` with every field of the response that is meant for the caller; leaves framing, `Via`
+/// and `Server-Timing` out.
 pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: impl FnMut(&[u8], &[u8])) {
     let (status, switches) = (head.status(), switches(head) && returned.version != Version::Http2);
     let connection = || head.all(Name::Connection);
@@ -237,7 +240,8 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
     }
 }
 
-/// True if the request's credentials log its connection in, and not the request (NTLM; Negotiate, RFC 4559).
+/// True if the request's credentials log its connection in, and not the request (NTLM; Negotiate,
+/// RFC 4559).
 pub(super) fn logs_in(head: &RequestHead) -> bool {
     head.all(Name::Authorization).any(is_of_connection)
 }

@@ -1,4 +1,5 @@
-//! HTTP/2 server: a caller's connection with many concurrent requests, each in a session of its own.
+//! HTTP/2 server: a caller's connection with many concurrent requests, each in a session of its
+//! own.
 //!
 //! Division of work: the h2 crate does frames and flow control, `wire::http2` turns streams into
 //! the gateway's connections, and this file decides on tasks, timeouts and abuse. Each stream is
@@ -35,8 +36,9 @@ use crate::time::Time;
 use crate::wire::http2::{H2CallerConn, IncomingRequest};
 use crate::wire::{Conn, Length, Stream, framing};
 
-/// Abuse score that ends a connection if it grows by that much within [`ABUSE_SPAN`]: 1000 resets or settings, or 10 000
-/// pings. A caller that cancels all of its requests at once sends 128 resets.
+/// Abuse score that ends a connection if it grows by that much within [`ABUSE_SPAN`]: 1000 resets
+/// or settings, or 10 000 pings. A caller that cancels all of its requests at once sends 128
+/// resets.
 const MAX_ABUSE: u64 = 10_000;
 /// Span in which the abuse score is bounded by [`MAX_ABUSE`].
 const ABUSE_SPAN: Duration = Duration::from_secs(1);
@@ -44,12 +46,12 @@ const ABUSE_SPAN: Duration = Duration::from_secs(1);
 /// Time for the caller's last frames after GOAWAY: a round trip over any link.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Number of idle tasks that are kept for the next requests. A new task costs a session's memory and timer, a kept one
-/// some KiB.
+/// Number of idle tasks that are kept for the next requests. A new task costs a session's memory
+/// and timer, a kept one some KiB.
 const MAX_IDLE: usize = 16;
 
-/// Function that serves a connection, or an intercepted tunnel, which a stream of HTTP/2 can become. Passed as an
-/// argument, because the connection loop uses this module.
+/// Function that serves a connection, or an intercepted tunnel, which a stream of HTTP/2 can
+/// become. Passed as an argument, because the connection loop uses this module.
 pub(super) type Serve =
     for<'s> fn(&'s mut Session, Protocol, &'s mut ShutdownWatch) -> Pin<Box<dyn Future<Output = ()> + 's>>;
 
@@ -137,7 +139,8 @@ struct H2Server<'a> {
     common: Rc<SharedSession>,
     abuse: AbuseMark,
     stage: H2ServerState,
-    /// True if the receive window of the connection holds as much content as those of its streams together.
+    /// True if the receive window of the connection holds as much content as those of its streams
+    /// together.
     has_room: bool,
 }
 
@@ -262,7 +265,8 @@ async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
     }
 }
 
-/// Serves one request to its end. Returns the protocol spoken inside if its stream has become an intercepted tunnel.
+/// Serves one request to its end. Returns the protocol spoken inside if its stream has become an
+/// intercepted tunnel.
 ///
 /// A head that breaks HTTP/2's rules for requests is answered on its stream; the connection goes
 /// on.

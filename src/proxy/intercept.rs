@@ -29,10 +29,11 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// Intercepts a tunnel: sends the caller its 200, and completes a TLS handshake in the origin's place. Returns `None` if
-/// the tunnel ended before.
+/// Intercepts a tunnel: sends the caller its 200, and completes a TLS handshake in the origin's
+/// place. Returns `None` if the tunnel ended before.
 ///
-/// Bytes that are no TLS are read as requests too: nothing bypasses the limits through a tunnel to an intercepted host.
+/// Bytes that are no TLS are read as requests too: nothing bypasses the limits through a tunnel to
+/// an intercepted host.
 ///
 /// Writes the access-log line of the CONNECT; requests inside have lines of their own. The time for
 /// the first byte and the handshake is `[timeouts] head`.
@@ -112,7 +113,8 @@ async fn handshake(
     accept(hello, leaf).await.map_err(InterceptError::Handshake)
 }
 
-/// Accepts TLS on a listener that has it, within the timeout of the first head. `None`: the connection has ended.
+/// Accepts TLS on a listener that has it, within the timeout of the first head. `None`: the
+/// connection has ended.
 ///
 /// A first byte that begins no TLS record is answered in plain text (400), for callers with
 /// `http://` in the URL of the proxy.

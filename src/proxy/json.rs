@@ -1,10 +1,10 @@
-//! JSON strings of access-log lines, written into the batch: no allocation for each, and more characters escaped than by
-//! serde_json.
+//! JSON strings of access-log lines, written into the batch: no allocation for each, and more
+//! characters escaped than by serde_json.
 
 use std::fmt::Write;
 
-/// Appends `text` in quotes. Control characters and line separators (U+2028, U+2029) are escaped, so that no reader sees
-/// a line break.
+/// Appends `text` in quotes. Control characters and line separators (U+2028, U+2029) are escaped,
+/// so that no reader sees a line break.
 pub(super) fn push_string(out: &mut String, text: &str) {
     out.push('"');
     let mut plain = 0;

@@ -23,12 +23,12 @@ pub const REASONS: [(RefusalReason, &str); 8] = [
     (RefusalReason::Unwritten, "unwritten"),
 ];
 
-/// Upper bounds of the histogram buckets of waits, in seconds; longer waits have a bucket of their own. The bounds are
-/// the usual ones of Prometheus clients, and longer ones up to a minute.
+/// Upper bounds of the histogram buckets of waits, in seconds; longer waits have a bucket of their
+/// own. The bounds are the usual ones of Prometheus clients, and longer ones up to a minute.
 pub const WAITS: [f64; 14] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Number of callers' names that are kept, below a MiB together. When there are more, all are forgotten, and learnt again
-/// when their callers wait.
+/// Number of callers' names that are kept, below a MiB together. When there are more, all are
+/// forgotten, and learnt again when their callers wait.
 const MAX_CALLER_NAMES: usize = 10_000;
 
 /// Metrics of the whole process.
@@ -111,7 +111,8 @@ impl Count {
 pub struct Waits {
     /// Sum of all waits, in seconds.
     pub sum: f64,
-    /// Upper bound of each bucket in seconds (`f64::INFINITY` for the last), and number of waits in that bucket alone.
+    /// Upper bound of each bucket in seconds (`f64::INFINITY` for the last), and number of waits in
+    /// that bucket alone.
     pub buckets: Vec<(f64, u64)>,
 }
 
@@ -164,7 +165,8 @@ impl Metrics {
         self.of(limit).refuse(why);
     }
 
-    /// Counts a request that has ended with this status. `refused`: party that refused it, and the reason in a word.
+    /// Counts a request that has ended with this status. `refused`: party that refused it, and the
+    /// reason in a word.
     ///
     /// A status outside of 100 to 599 counts only as a refusal, if it was one.
     pub(super) fn ended(&self, status: u16, refused: Option<(&'static str, &'static str)>) {
@@ -212,8 +214,8 @@ impl Metrics {
         })
     }
 
-    /// Closes the idle connections to origins in all pools, to free descriptors; returns true if there was one. Those of
-    /// HTTP/2 end a moment later, each in its own runtime.
+    /// Closes the idle connections to origins in all pools, to free descriptors; returns true if
+    /// there was one. Those of HTTP/2 end a moment later, each in its own runtime.
     pub fn close_idle(&self) -> bool {
         self.pools().iter().filter(|pool| pool.close_idle()).count() > 0
     }

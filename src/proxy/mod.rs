@@ -1,6 +1,8 @@
-//! The proxy: carries one request and one response, from a caller's connection to an origin's and back.
+//! The proxy: carries one request and one response, from a caller's connection to an origin's and
+//! back.
 //!
-//! Files come in blocks; a file uses only files of its own block and of those above, and nowhere in a circle:
+//! Files come in blocks; a file uses only files of its own block and of those above, and nowhere in
+//! a circle:
 //!
 //! | block | files |
 //! |---|---|
@@ -14,7 +16,8 @@
 //! | way | `exchange`: these steps, and nothing else |
 //! | top | `tunnel` `intercept` `http2` `connection` |
 //!
-//! The limiter decides, not this module: without a permit from the gate no byte leaves for an origin.
+//! The limiter decides, not this module: without a permit from the gate no byte leaves for an
+//! origin.
 
 pub mod access;
 pub mod access_log;

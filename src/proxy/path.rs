@@ -1,8 +1,8 @@
 //! Path normalisation: every reading that a usual origin makes of a request's path.
 //!
-//! Origins disagree on which paths are the same. A path that they read in several ways has several readings, and counts
-//! under each: a limit may count a request too many, but none bypasses it. The path that the origin receives is never
-//! changed.
+//! Origins disagree on which paths are the same. A path that they read in several ways has several
+//! readings, and counts under each: a limit may count a request too many, but none bypasses it. The
+//! path that the origin receives is never changed.
 
 use std::borrow::Cow;
 
@@ -11,28 +11,29 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::wire::head::MAX_HEAD;
 
-/// Most bytes that the readings of one path may have together: half a millisecond's work. A path with a single reading
-/// always stays within it; one with an encoded slash and a dot has 12, and may be 5 KiB long; one with every ambiguity
-/// there is has 216, and may be 300 bytes long.
+/// Most bytes that the readings of one path may have together: half a millisecond's work. A path
+/// with a single reading always stays within it; one with an encoded slash and a dot has 12, and
+/// may be 5 KiB long; one with every ambiguity there is has 216, and may be 300 bytes long.
 const MAX_READ: usize = MAX_HEAD;
 
 /// All readings of a request's path.
 ///
-/// A reading begins with a slash and ends without one (except the root, `/`), because a final slash makes no difference.
-/// Each character has one spelling, whether it was percent-encoded or not.
+/// A reading begins with a slash and ends without one (except the root, `/`), because a final slash
+/// makes no difference. Each character has one spelling, whether it was percent-encoded or not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Path<'a> {
     /// Readings, all different. The first is that of RFC 3986 §6.2.2; a tunnel has none.
     readings: SmallVec<[Cow<'a, str>; 1]>,
 }
 
-/// The readings of a path exceed [`MAX_HEAD`] bytes: it combines too many features that origins read differently.
+/// The readings of a path exceed [`MAX_HEAD`] bytes: it combines too many features that origins
+/// read differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyReadings;
 
 impl<'a> Path<'a> {
-    /// Reads a path without its query; empty for a tunnel. `*` (of OPTIONS) stands for the whole origin and is read as
-    /// `/`.
+    /// Reads a path without its query; empty for a tunnel. `*` (of OPTIONS) stands for the whole
+    /// origin and is read as `/`.
     ///
     /// # Errors
     /// If its readings exceed the longest head (64 KiB) together.
@@ -122,14 +123,15 @@ fn is_plain(path: &str) -> bool {
     })
 }
 
-/// Removes a final slash: Express, Flask, Django and Rails serve `/items/` as `/items`, or redirect the caller there.
+/// Removes a final slash: Express, Flask, Django and Rails serve `/items/` as `/items`, or redirect
+/// the caller there.
 fn without_final_slash(path: &str) -> &str {
     path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path)
 }
 
-/// Undoes every percent-encoding that makes no difference (RFC 3986 §6.2.2.2, and characters such as `{` and `|` that
-/// callers send raw although §3.3 forbids that), and writes all others in upper case. A `%` that encodes nothing becomes
-/// `%25`.
+/// Undoes every percent-encoding that makes no difference (RFC 3986 §6.2.2.2, and characters such
+/// as `{` and `|` that callers send raw although §3.3 forbids that), and writes all others in upper
+/// case. A `%` that encodes nothing becomes `%25`.
 fn spell(path: &str) -> String {
     let mut spelt = String::with_capacity(path.len());
     let mut rest = path;
@@ -156,8 +158,9 @@ fn spell(path: &str) -> String {
     spelt
 }
 
-/// Writes a byte that was percent-encoded. Visible characters stand for themselves, except those that end a path (`?`,
-/// `#`), begin an encoding (`%`), split segments at some origins (`/`, `\`, `;`), and the star, which only patterns use.
+/// Writes a byte that was percent-encoded. Visible characters stand for themselves, except those
+/// that end a path (`?`, `#`), begin an encoding (`%`), split segments at some origins (`/`, `\`,
+/// `;`), and the star, which only patterns use.
 fn spell_byte(byte: u8, spelt: &mut String) {
     if byte.is_ascii_graphic() && !b"%/\\?#;*".contains(&byte) {
         spelt.push(char::from(byte));
@@ -179,8 +182,8 @@ struct Reading {
     dots: Dots,
 }
 
-/// Separators of segments at some origins, each of them without the others: `%2F` for nginx and Go, `\` for origins that
-/// read URLs as browsers do (WHATWG URL §4.4), all of them for IIS.
+/// Separators of segments at some origins, each of them without the others: `%2F` for nginx and Go,
+/// `\` for origins that read URLs as browsers do (WHATWG URL §4.4), all of them for IIS.
 const SEPARATORS: [&str; 3] = ["%2F", "\\", "%5C"];
 
 /// Treatment of empty segments.
@@ -188,7 +191,8 @@ const SEPARATORS: [&str; 3] = ["%2F", "\\", "%5C"];
 enum Empty {
     /// They are names like any other: nginx with `merge_slashes off`, Express, Django.
     Kept,
-    /// Those before the first name are removed if they were received as slashes: Apache with `MergeSlashes Off`.
+    /// Those before the first name are removed if they were received as slashes: Apache with
+    /// `MergeSlashes Off`.
     KeptBehindFirst,
     /// They are removed: nginx, Apache, Tomcat, Go's `path.Clean`.
     Merged,
@@ -210,7 +214,8 @@ enum Parameters {
 enum Dots {
     /// They are resolved.
     Removed,
-    /// They are resolved before separators are decoded, and again afterwards: Apache with `AllowEncodedSlashes On`.
+    /// They are resolved before separators are decoded, and again afterwards: Apache with
+    /// `AllowEncodedSlashes On`.
     RemovedTwice,
     /// They are names like any other: Express, Rails, Django.
     Kept,

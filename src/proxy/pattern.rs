@@ -11,7 +11,8 @@ use super::path::{self, Path};
 use crate::tls::ca::Subtree;
 use crate::wire::cross_site::may_be_rebound;
 
-/// Pattern for hosts: `api.example`, `*.example` (any depth below it, not itself), `*`; each may end in `:port`.
+/// Pattern for hosts: `api.example`, `*.example` (any depth below it, not itself), `*`; each may
+/// end in `:port`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HostPattern {
     shape: HostShape,
@@ -62,7 +63,8 @@ impl HostPattern {
         Ok(HostPattern { shape, port: authority.port })
     }
 
-    /// True if the pattern matches a canonical host (lower case, no final dot, IPv6 without brackets) at this port.
+    /// True if the pattern matches a canonical host (lower case, no final dot, IPv6 without
+    /// brackets) at this port.
     pub fn matches(&self, host: &str, port: u16) -> bool {
         let host_fits = match &self.shape {
             HostShape::Any => true,
@@ -72,7 +74,8 @@ impl HostPattern {
         host_fits && self.port.is_none_or(|only| only == port)
     }
 
-    /// Names that an authority must be able to certify, so that tunnels to these hosts can be intercepted.
+    /// Names that an authority must be able to certify, so that tunnels to these hosts can be
+    /// intercepted.
     pub fn subtree(&self) -> Subtree {
         match &self.shape {
             HostShape::Any => Subtree::Any,
@@ -99,7 +102,8 @@ impl HostPattern {
         matches!(self.shape, HostShape::Exact(_))
     }
 
-    /// True if only the operator's DNS leads these hosts here: not all hosts, no address, not `localhost`.
+    /// True if only the operator's DNS leads these hosts here: not all hosts, no address, not
+    /// `localhost`.
     pub fn is_own_name(&self) -> bool {
         match &self.shape {
             HostShape::Any => false,
@@ -141,9 +145,10 @@ fn star_error(text: &str) -> String {
     )
 }
 
-/// Pattern for paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*` stands for any number of
-/// characters within one segment, `**` for any number of segments; both may be none. Letter case matters, unless the
-/// limit ignores it; a final slash and the query do not.
+/// Pattern for paths: `/v2/**` (`/v2` and all below), `/v1/*/items`, `/v*/items`, `/exact`. `*`
+/// stands for any number of characters within one segment, `**` for any number of segments; both
+/// may be none. Letter case matters, unless the limit ignores it; a final slash and the query do
+/// not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PathPattern {
     shape: PathShape,
@@ -263,8 +268,9 @@ impl Segment {
     }
 }
 
-/// True if a pattern of which some items are stars (any number of items) matches the whole of `text`. Only the last star
-/// is ever tried again, so the cost is at most the product of both lengths, whatever a caller sends.
+/// True if a pattern of which some items are stars (any number of items) matches the whole of
+/// `text`. Only the last star is ever tried again, so the cost is at most the product of both
+/// lengths, whatever a caller sends.
 fn fits<P, T>(pattern: &[P], text: &[T], is_star: impl Fn(&P) -> bool, fits_one: impl Fn(&P, &T) -> bool) -> bool {
     let (mut at, mut reached) = (0, 0);
     let mut last_star = None;

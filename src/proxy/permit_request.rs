@@ -1,4 +1,5 @@
-//! Permit step: asks the limiter for all claims of a request, waits if necessary, and asks again after a reload.
+//! Permit step: asks the limiter for all claims of a request, waits if necessary, and asks again
+//! after a reload.
 //!
 //! The answer of the gate is one of three: a permit at once, a place in the queue, or a refusal.
 //! After a reload the gate answers `Reask` to claims of an earlier revision; the claims are then
@@ -22,8 +23,9 @@ use super::wait_prefs;
 use crate::gate::{Answer, Patience, Permit, Refused};
 use crate::locker::AskKind;
 
-/// Most permits of one request that may come too late. The request has its connection by then, so each takes 250 ms of
-/// delay elsewhere: in the store, in the gateway, or in an origin that breaks every connection before it is used.
+/// Most permits of one request that may come too late. The request has its connection by then, so
+/// each takes 250 ms of delay elsewhere: in the store, in the gateway, or in an origin that breaks
+/// every connection before it is used.
 const MAX_LATE: u32 = 8;
 
 /// A request for slots: an HTTP request, or one for a permit alone (`/acquire`).
@@ -41,8 +43,8 @@ pub(super) trait Claimant {
     /// With a plan, a connection is dialled shortly before the turn.
     fn plan(&self) -> Option<&Plan>;
 
-    /// Finds the claims again under the configuration in force, after a reload has replaced the one that they were found
-    /// under.
+    /// Finds the claims again under the configuration in force, after a reload has replaced the one
+    /// that they were found under.
     ///
     /// # Errors
     /// If the request cannot be counted, see [`Rules::find`](super::claims::Rules::find).
@@ -67,7 +69,8 @@ impl Claimant for Plan {
     }
 }
 
-/// Obtains a permit for a request that is forwarded. `kind`: `New`, or `Retry` if the request had a permit before.
+/// Obtains a permit for a request that is forwarded. `kind`: `New`, or `Retry` if the request had a
+/// permit before.
 ///
 /// Sets two deadlines that run from the grant: `[timeouts] connect` for the connection, and
 /// `[timeouts] request`, if it is set, for the head of the response.
@@ -141,8 +144,8 @@ pub(super) async fn ask(
     }
 }
 
-/// Obtains another permit after one that came too late to be used; the request keeps its place in the queue. `ready`:
-/// its connection, kept for the next permit.
+/// Obtains another permit after one that came too late to be used; the request keeps its place in
+/// the queue. `ready`: its connection, kept for the next permit.
 ///
 /// # Errors
 /// As [`obtain`].

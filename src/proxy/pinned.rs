@@ -1,9 +1,9 @@
-//! Pinned connections to origins: each belongs to one caller's connection, because a login applies to everything sent on
-//! it.
+//! Pinned connections to origins: each belongs to one caller's connection, because a login applies
+//! to everything sent on it.
 //!
-//! With NTLM and Negotiate (RFC 4559) the connection is logged in, not the request: later requests on it are served as
-//! the same user, whichever caller sent them (RFC 9110 §3.3). Besides, a login takes several requests, all of them on
-//! one connection.
+//! With NTLM and Negotiate (RFC 4559) the connection is logged in, not the request: later requests
+//! on it are served as the same user, whichever caller sent them (RFC 9110 §3.3). Besides, a login
+//! takes several requests, all of them on one connection.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -51,8 +51,8 @@ impl Pinned {
         self.0.borrow().iter().any(|pin| pin.key == *key)
     }
 
-    /// Takes the connection for a request, if it is still usable. Closes connections of earlier configurations, and
-    /// those idle for longer than `idle`.
+    /// Takes the connection for a request, if it is still usable. Closes connections of earlier
+    /// configurations, and those idle for longer than `idle`.
     pub(super) fn take(&self, key: &PinKey, idle: Duration, now: Time) -> Option<OriginConn> {
         let mut pins = self.0.borrow_mut();
         pins.retain(|pin| pin.key.version == key.version && now.since(pin.since) < idle);
@@ -78,8 +78,8 @@ impl Pinned {
         pins.push(Pin { key, conn, since: now });
     }
 
-    /// Closes all connections before the caller's connection is replaced. Streams of the old one may still run;
-    /// connections that they return are not for the new one.
+    /// Closes all connections before the caller's connection is replaced. Streams of the old one
+    /// may still run; connections that they return are not for the new one.
     pub(super) fn reset(&mut self) {
         self.0.borrow_mut().clear();
         if Rc::strong_count(&self.0) > 1 {

@@ -54,8 +54,8 @@ impl Plan {
         PinKey { upstream, caller: self.admitted.caller, version: session.worker.version() }
     }
 
-    /// Finds the claims again under the configuration in force, after a reload has replaced the one that they were found
-    /// under.
+    /// Finds the claims again under the configuration in force, after a reload has replaced the one
+    /// that they were found under.
     ///
     /// # Errors
     /// See [`Rules::find`](super::claims::Rules::find).

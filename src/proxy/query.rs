@@ -6,8 +6,8 @@ use std::iter;
 use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
-/// First parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is `api_key=A`: another
-/// spelling has no window of its own.
+/// First parameter of that name in a query. Name and value are decoded, so that `api%5Fkey=%41` is
+/// `api_key=A`: another spelling has no window of its own.
 pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     parameters(query, name).next()
 }
@@ -27,11 +27,12 @@ pub(super) type Values<'q> = SmallVec<[Option<Cow<'q, [u8]>>; 1]>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TooManyValues;
 
-/// Every value that some server reads for the parameter of that name, `None` among them if some server sees no such
-/// parameter.
+/// Every value that some server reads for the parameter of that name, `None` among them if some
+/// server sees no such parameter.
 ///
-/// Servers read the first of several parameters or the last (PHP, Rails, Django). Some end a parameter at `;` (HTML 4.01
-/// §B.2.2), and PHP maps several names to one. `letter` folds each letter of a name before it is compared.
+/// Servers read the first of several parameters or the last (PHP, Rails, Django). Some end a
+/// parameter at `;` (HTML 4.01 §B.2.2), and PHP maps several names to one. `letter` folds each
+/// letter of a name before it is compared.
 ///
 /// # Errors
 /// If there are more than `most`.
@@ -64,15 +65,15 @@ pub(super) fn values<'q>(
     Ok(found)
 }
 
-/// Name as PHP reads it (`php_register_variable_ex`): without spaces in front, up to a NUL, and with `_` for every
-/// character that a variable's name may not hold.
+/// Name as PHP reads it (`php_register_variable_ex`): without spaces in front, up to a NUL, and
+/// with `_` for every character that a variable's name may not hold.
 fn php_name(name: &[u8]) -> impl Iterator<Item = u8> {
     let name = name.iter().copied().take_while(|byte| *byte != 0).skip_while(|byte| *byte == b' ');
     name.map(|byte| if matches!(byte, b' ' | b'.' | b'[') { b'_' } else { byte })
 }
 
-/// Canonical form of a decoded value, by which keys are compared. A plus is a space, because only some servers read it
-/// as one; `%u0041` is `A` (ASP.NET, `HttpUtility.UrlDecode`).
+/// Canonical form of a decoded value, by which keys are compared. A plus is a space, because only
+/// some servers read it as one; `%u0041` is `A` (ASP.NET, `HttpUtility.UrlDecode`).
 pub(super) fn plain(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'+', b'%', &value).is_none() {
         return value;
@@ -101,7 +102,8 @@ fn unicode_escape(text: &[u8]) -> Option<char> {
     is_hex.then(|| u32::from_str_radix(digits, 16).ok().and_then(char::from_u32))?
 }
 
-/// Decodes `application/x-www-form-urlencoded` text: `%XX` and `+` (WHATWG URL §5.1). An incomplete `%XX` stays.
+/// Decodes `application/x-www-form-urlencoded` text: `%XX` and `+` (WHATWG URL §5.1). An incomplete
+/// `%XX` stays.
 pub(super) fn decode(text: &str) -> Cow<'_, [u8]> {
     if memchr::memchr(b'+', text.as_bytes()).is_none() {
         return percent_decode_str(text).into();

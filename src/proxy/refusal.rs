@@ -1,4 +1,5 @@
-//! Refusals: every error response of the gateway's own, with its status and reason, in one enum and one table (spec §6).
+//! Refusals: every error response of the gateway's own, with its status and reason, in one enum and
+//! one table (spec §6).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ pub enum Refusal {
         why: RefusalReason,
         /// Time until the same request can be granted.
         retry_after: Duration,
-        /// True if `retry_after` is exact as long as no other request comes first; else it is a lower bound.
+        /// True if `retry_after` is exact as long as no other request comes first; else it is a
+        /// lower bound.
         exact: bool,
         /// N of the limit, or M if it only caps `in_flight`.
         requests: u32,
@@ -195,8 +197,8 @@ impl Refusal {
         self.row().error
     }
 
-    /// Party that refused, for the access log: `limit`, `access`, `gateway`, `origin`, or `caller` for requests that
-    /// were invalid from the start.
+    /// Party that refused, for the access log: `limit`, `access`, `gateway`, `origin`, or `caller`
+    /// for requests that were invalid from the start.
     pub fn refused_by(&self) -> &'static str {
         self.row().refused_by
     }

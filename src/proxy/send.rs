@@ -40,8 +40,8 @@ impl OriginConn {
         OriginConn { conn: Conn::new(Stream::origin(stream)), reused, pinned: false }
     }
 
-    /// Marks the connection as dialled for other requests too; they continue once the origin has announced how many
-    /// streams it accepts.
+    /// Marks the connection as dialled for other requests too; they continue once the origin has
+    /// announced how many streams it accepts.
     pub(super) fn release_followers(&mut self, leader: DialLeader) {
         match self.conn.stream.as_origin() {
             None => leader.succeed(),
@@ -55,28 +55,29 @@ impl OriginConn {
         }
     }
 
-    /// Reports that the origin did not answer in time. A connection of HTTP/1.1 is closed with its request; a shared one
-    /// must answer a PING.
+    /// Reports that the origin did not answer in time. A connection of HTTP/1.1 is closed with its
+    /// request; a shared one must answer a PING.
     pub(super) fn mark_suspect(&mut self, now: Time) {
         if let Some(stream) = self.conn.stream.as_origin() {
             stream.mark_suspect(now);
         }
     }
 
-    /// True if the connection is still usable, and nothing was received on it since it was made ready.
+    /// True if the connection is still usable, and nothing was received on it since it was made
+    /// ready.
     pub(super) fn is_good(&mut self) -> bool {
         self.conn.input.is_empty() && self.conn.stream.is_reusable()
     }
 
-    /// Writes the bytes that were appended to the connection (a head, and the start of its body), which requires a
-    /// permit. The slot settles by the time at which the head has left.
+    /// Writes the bytes that were appended to the connection (a head, and the start of its body),
+    /// which requires a permit. The slot settles by the time at which the head has left.
     ///
     /// # Errors
     /// See [`SendError`].
     ///
     /// # Cancel safety
-    /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be taken back, at the
-    /// time that it leaves.
+    /// Dropped half-way, the slots settle as those of a failed attempt; or, if the head cannot be
+    /// taken back, at the time that it leaves.
     pub(super) async fn send(&mut self, permit: Permit) -> Result<Flight, SendError> {
         let before = self.conn.write_mark();
         let mut leaving = SendGuard { flight: Some(permit.depart()), departure: None };
@@ -108,11 +109,12 @@ impl OriginConn {
     }
 }
 
-/// Guard of a request that is being written. HTTP/2 writes queued bytes even after the request was dropped: the slots
-/// then stay taken until the bytes have left, or can leave no more.
+/// Guard of a request that is being written. HTTP/2 writes queued bytes even after the request was
+/// dropped: the slots then stay taken until the bytes have left, or can leave no more.
 struct SendGuard {
     flight: Option<Flight>,
-    /// Event of the head leaving a connection of HTTP/2; `None` for HTTP/1.1, where a write is enough.
+    /// Event of the head leaving a connection of HTTP/2; `None` for HTTP/1.1, where a write is
+    /// enough.
     departure: Option<HeadFlush>,
 }
 

@@ -52,8 +52,9 @@ fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &
     out.extend_from_slice(b"\r\n");
 }
 
-/// True for a request of HTTP/2 that ends with its head and states no length, although its method usually has content.
-/// In HTTP/1.1 origins require a length for these, or answer 411 (RFC 9110 §8.6).
+/// True for a request of HTTP/2 that ends with its head and states no length, although its method
+/// usually has content. In HTTP/1.1 origins require a length for these, or answer 411 (RFC 9110
+/// §8.6).
 fn is_silently_empty(head: &RequestHead, outgoing: Outgoing) -> bool {
     head.version() == Version::Http2
         && outgoing.length == Length::Empty
@@ -172,8 +173,8 @@ pub(super) struct LocalResponse<'r> {
     pub(super) body: &'r [u8],
 }
 
-/// Sends a response of the gateway's own in the caller's version. Returns its length in bytes; for HTTP/2, the length in
-/// HTTP/1.1 without Connection.
+/// Sends a response of the gateway's own in the caller's version. Returns its length in bytes; for
+/// HTTP/2, the length in HTTP/1.1 without Connection.
 pub(super) fn send_local(response: &LocalResponse<'_>, version: Version, to: &mut Conn) -> u64 {
     if version == Version::Http2 {
         let (mut fields, mut length) = (FieldMap::default(), 0);

@@ -26,12 +26,13 @@ pub struct Settings {
     pub dial: crate::net::dial::Settings,
     /// Trust in certificates of origins.
     pub tls: crate::tls::verify::Settings,
-    /// Client certificate for each pattern of origins that ask for one: an index into the identities of `tls`. The first
-    /// pattern that matches applies.
+    /// Client certificate for each pattern of origins that ask for one: an index into the
+    /// identities of `tls`. The first pattern that matches applies.
     pub identities: Vec<(HostPattern, usize)>,
     /// Hosts to which tunnels are intercepted.
     pub intercept: Vec<HostPattern>,
-    /// Authority that signs our certificates in intercepted tunnels; set if `intercept` is not empty.
+    /// Authority that signs our certificates in intercepted tunnels; set if `intercept` is not
+    /// empty.
     pub authority: Option<crate::tls::ca::Settings>,
     /// Our certificate for callers; set if a listener has TLS.
     pub identity: Option<crate::tls::identity::Identity>,
@@ -50,14 +51,15 @@ pub struct Settings {
 /// Timeouts: `[timeouts]` of the configuration file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// A caller's request head, from its first byte; the first head of a connection, from the accept.
+    /// A caller's request head, from its first byte; the first head of a connection, from the
+    /// accept.
     pub head: Duration,
     /// DNS, TCP and TLS to an origin.
     pub connect: Duration,
     /// An origin's response head, from the end of the request.
     pub answer: Duration,
-    /// A request from its permit to the head of its response, content included; `None`: unlimited while its content
-    /// makes progress.
+    /// A request from its permit to the head of its response, content included; `None`: unlimited
+    /// while its content makes progress.
     pub request: Option<Duration>,
     /// A connection without progress.
     pub idle: Duration,

@@ -27,8 +27,9 @@ pub(super) struct WarnedHosts {
 }
 
 impl WarnedHosts {
-    /// Warns once per host that a limit sees less of its tunnels than the operator may think: either the limit names the
-    /// host but does not count this tunnel, or it counts the tunnel and not the requests inside.
+    /// Warns once per host that a limit sees less of its tunnels than the operator may think:
+    /// either the limit names the host but does not count this tunnel, or it counts the tunnel and
+    /// not the requests inside.
     pub(super) fn warn_of_tunnel(&self, origin: &Origin, rules: &Rules, claims: &Claims) {
         let host = &*origin.host;
         if let Some(limit) = rules.uncounted_limit(host, origin.port, claims) {

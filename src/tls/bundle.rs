@@ -1,4 +1,5 @@
-//! Trust bundles for programs behind the gateway: the system's roots and our authority, as PEM, hashed folder and JKS.
+//! Trust bundles for programs behind the gateway: the system's roots and our authority, as PEM,
+//! hashed folder and JKS.
 //!
 //! A program behind the gateway must trust the authority, and go on trusting all that it did: many
 //! variables (`SSL_CERT_FILE` and its like) replace the roots, so the bundle repeats them. Files
@@ -24,8 +25,8 @@ use self::atomic_write::{write_atomically, write_error};
 use super::ca;
 use super::pem::{self, encode_certificates};
 
-/// Files in which distributions keep all roots. They are read beside those of `SSL_CERT_FILE`, for programs that ignore this
-/// variable.
+/// Files in which distributions keep all roots. They are read beside those of `SSL_CERT_FILE`, for
+/// programs that ignore this variable.
 const SYSTEM_BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt", // Debian, Arch, Alpine, Gentoo
     "/etc/pki/tls/certs/ca-bundle.crt",   // Fedora, RHEL
@@ -38,7 +39,8 @@ const SYSTEM_BUNDLES: [&str; 6] = [
 /// Trust files that environment variables of programs point to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bundle {
-    /// Our certificate (PEM), with the certificates that were added before: for variables that extend the trusted roots.
+    /// Our certificate (PEM), with the certificates that were added before: for variables that
+    /// extend the trusted roots.
     pub ours: PathBuf,
     /// The system's roots and ours (PEM): for variables that replace the trusted roots.
     pub all: PathBuf,
@@ -63,9 +65,9 @@ pub struct Inherited {
 type Roots = BTreeSet<Vec<u8>>;
 
 impl Bundle {
-    /// Writes the trust files for the authority in `dir` into the folder `place`; unchanged files are not touched. The
-    /// authority must exist. Other inherited roots lead to other file names, so that two programs that are started
-    /// differently do not take each other's roots away.
+    /// Writes the trust files for the authority in `dir` into the folder `place`; unchanged files
+    /// are not touched. The authority must exist. Other inherited roots lead to other file names,
+    /// so that two programs that are started differently do not take each other's roots away.
     ///
     /// # Errors
     /// If the authority cannot be read, or a file cannot be written; the text names it.
@@ -97,7 +99,8 @@ impl Bundle {
     }
 }
 
-/// Our certificate; after a rotation also the one before it, since gateways that still run show leaves of it.
+/// Our certificate; after a rotation also the one before it, since gateways that still run show
+/// leaves of it.
 fn ca_certificates(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
     let read = |path: PathBuf| pem::certificates(&path);
     let mut found = read(ca::certificate_path(dir)).map_err(io::Error::other)?;
@@ -109,7 +112,8 @@ fn ca_certificates(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
     Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
-/// File for variables that extend the trusted roots: the authority's own, unless there is more to add.
+/// File for variables that extend the trusted roots: the authority's own, unless there is more to
+/// add.
 fn own_file(dir: &Path, place: &Path, authority: &[Vec<u8>], added: &Roots) -> io::Result<PathBuf> {
     if authority.len() == 1 && added.is_empty() {
         return Ok(ca::certificate_path(dir));

@@ -34,12 +34,12 @@ pub struct CertAuthority {
 }
 
 impl CertAuthority {
-    /// Reads the authority in its folder, or creates it there. Of several processes that start at once one creates it, and
-    /// the others read the result.
+    /// Reads the authority in its folder, or creates it there. Of several processes that start at
+    /// once one creates it, and the others read the result.
     ///
     /// # Errors
-    /// If the files cannot be read or written, do not match, are expired or not yet valid, or do not cover the hosts of the
-    /// settings. The gateway does not start then.
+    /// If the files cannot be read or written, do not match, are expired or not yet valid, or do
+    /// not cover the hosts of the settings. The gateway does not start then.
     pub fn open(settings: &Settings, wall_unix_nanos: i128) -> Result<CertAuthority, Error> {
         let kept = files::open(settings, wall_unix_nanos)?;
         files::warn_before_expiry(&kept.summary, wall_unix_nanos);
@@ -57,8 +57,9 @@ impl CertAuthority {
         self.fingerprint == other.fingerprint
     }
 
-    /// TLS server settings with a leaf for `host` (in its one spelling): HTTP/2 and HTTP/1.1 by ALPN. The leaf is made off
-    /// the event loop, and reused while more than two of its seven days remain.
+    /// TLS server settings with a leaf for `host` (in its one spelling): HTTP/2 and HTTP/1.1 by
+    /// ALPN. The leaf is made off the event loop, and reused while more than two of its seven days
+    /// remain.
     ///
     /// # Errors
     /// If a certificate cannot bear the host's name, or the authority has expired.
@@ -97,8 +98,9 @@ pub fn open_or_create(settings: &Settings, wall_unix_nanos: i128) -> Result<Cert
     Ok(files::open(settings, wall_unix_nanos)?.summary)
 }
 
-/// Replaces the authority, whatever state it is in. The old certificate is kept as [`old_certificate_path`], so that
-/// programs can trust both while gateways restart; the old key is gone.
+/// Replaces the authority, whatever state it is in. The old certificate is kept as
+/// [`old_certificate_path`], so that programs can trust both while gateways restart; the old key is
+/// gone.
 ///
 /// # Errors
 /// If the files cannot be written.

@@ -1,7 +1,8 @@
-//! ClientHello parser: the server name (SNI) that a TLS client asks for, read from its first bytes without answering them.
+//! ClientHello parser: the server name (SNI) that a TLS client asks for, read from its first bytes
+//! without answering them.
 //!
-//! Accepts each hello that any server may accept, of any TLS version: only its framing must be right. (rustls parses only
-//! hellos that it would answer itself.)
+//! Accepts each hello that any server may accept, of any TLS version: only its framing must be
+//! right. (rustls parses only hellos that it would answer itself.)
 //!
 //! Used for tunnels that are not intercepted: the name in the hello can be compared with the host
 //! of the CONNECT request, and the bytes are then passed on unchanged. A hello may be split over
@@ -15,8 +16,8 @@ const ALERT: u8 = 21;
 const RECORD_TYPES: std::ops::RangeInclusive<u8> = 20..=24;
 /// First byte of a record's version, for SSL 3.0 and every TLS after it.
 const MAJOR: u8 = 3;
-/// First version bytes that some server tolerates in the first record, since a record's version means nothing (RFC 8446
-/// §5.1). Go's server reads on below 16.
+/// First version bytes that some server tolerates in the first record, since a record's version
+/// means nothing (RFC 8446 §5.1). Go's server reads on below 16.
 const TOLERATED_MAJORS: std::ops::Range<u8> = 0..16;
 /// Message type of a ClientHello (RFC 8446 §4).
 const CLIENT_HELLO: u8 = 1;
@@ -24,7 +25,8 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 /// Name type of a host name (RFC 6066 §3).
 const HOST_NAME: u8 = 0;
-/// Longest hello, in bytes. Go and rustls accept none longer; a hello with post-quantum keys has 2 KiB.
+/// Longest hello, in bytes. Go and rustls accept none longer; a hello with post-quantum keys has 2
+/// KiB.
 const MAX_HELLO: usize = 1 << 16;
 
 /// Classification of the first bytes of a connection.
@@ -32,14 +34,13 @@ const MAX_HELLO: usize = 1 << 16;
 pub enum HelloState {
     /// Too few bytes to tell.
     Incomplete,
-    /// Not TLS.
-    /// No server would take these bytes for a record of TLS.
+    /// Not TLS. No server would take these bytes for a record of TLS.
     NotTls,
-    /// TLS, with a hello that asks for these servers: lower case, without a final dot. A correct hello has one name or none.
+    /// TLS, with a hello that asks for these servers: lower case, without a final dot. A correct
+    /// hello has one name or none.
     Hello(Vec<String>),
-    /// TLS, but without a readable hello.
-    /// The record begins like TLS, but the message is no ClientHello, is malformed, or is longer
-    /// than 64 KiB.
+    /// TLS, but without a readable hello. The record begins like TLS, but the message is no
+    /// ClientHello, is malformed, or is longer than 64 KiB.
     Unreadable,
 }
 
@@ -55,8 +56,8 @@ pub struct HelloReader {
 }
 
 impl HelloReader {
-    /// Reads on in `bytes`: all bytes so far, from the first on. Must not be called again after another result than
-    /// `Incomplete`.
+    /// Reads on in `bytes`: all bytes so far, from the first on. Must not be called again after
+    /// another result than `Incomplete`.
     pub fn read(&mut self, bytes: &[u8]) -> HelloState {
         if self.read == 0
             && let Some(state) = check_record_start(bytes)
@@ -95,8 +96,8 @@ impl HelloReader {
     }
 }
 
-/// Checks the start of the first record: `NotTls` if no server takes it for TLS, `Incomplete` if it is too short to tell,
-/// `None` if it is a TLS record.
+/// Checks the start of the first record: `NotTls` if no server takes it for TLS, `Incomplete` if it
+/// is too short to tell, `None` if it is a TLS record.
 fn check_record_start(bytes: &[u8]) -> Option<HelloState> {
     match bytes {
         [] => Some(HelloState::Incomplete),

@@ -1,7 +1,8 @@
 //! TLS: certificates, their verification, and the local certificate authority.
 //!
-//! Speaks TLS over a stream that it is given, and explains in a user's words why a certificate was rejected. Never opens a
-//! connection, and never accepts a certificate that fails verification: there is no switch for that.
+//! Speaks TLS over a stream that it is given, and explains in a user's words why a certificate was
+//! rejected. Never opens a connection, and never accepts a certificate that fails verification:
+//! there is no switch for that.
 //!
 //! | module | holds |
 //! |---|---|

@@ -51,8 +51,8 @@ pub enum Offer {
 
 /// TLS client for origins: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 pub struct Connector {
-    /// The first without a client certificate, then one for each identity. Sessions are resumed only within one of them, so
-    /// that none continues under another identity.
+    /// The first without a client certificate, then one for each identity. Sessions are resumed
+    /// only within one of them, so that none continues under another identity.
     tls: Vec<ConnectorPair>,
 }
 
@@ -82,7 +82,8 @@ pub enum Error {
     /// The origin's certificate is rejected.
     #[error("the certificate is not accepted: {}", describe::certificate_error(.0))]
     Certificate(#[source] rustls::Error),
-    /// The origin speaks no TLS, has no version or cipher in common with us, or rejects our client certificate.
+    /// The origin speaks no TLS, has no version or cipher in common with us, or rejects our client
+    /// certificate.
     #[error("{}", describe::handshake_error(.0))]
     Tls(#[source] rustls::Error),
     /// The origin closed or reset the connection.
@@ -94,10 +95,12 @@ pub enum Error {
 }
 
 impl Connector {
-    /// Trusts the system's roots and those of the settings. A broken root of the system is skipped with a debug line.
+    /// Trusts the system's roots and those of the settings. A broken root of the system is skipped
+    /// with a debug line.
     ///
     /// # Errors
-    /// If a certificate of the settings is malformed, if there is no root at all, or if an identity's key does not match.
+    /// If a certificate of the settings is malformed, if there is no root at all, or if an
+    /// identity's key does not match.
     pub fn new(settings: Settings) -> io::Result<Connector> {
         let verifier = Arc::new(StrictVerifier::new(Arc::new(roots(settings.trust)?)).map_err(io::Error::other)?);
         let config = |identity: Option<Identity>| {
@@ -118,7 +121,8 @@ impl Connector {
         Ok(Connector { tls })
     }
 
-    /// Connector for the store (Valkey/Redis): as strict, without ALPN and without a client certificate.
+    /// Connector for the store (Valkey/Redis): as strict, without ALPN and without a client
+    /// certificate.
     ///
     /// # Errors
     /// As [`Connector::new`].
@@ -133,8 +137,8 @@ impl Connector {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    /// Performs the TLS handshake over `stream`; the origin must prove that it is `host` (a DNS name, or an IP address
-    /// without brackets). It has no timeout of its own.
+    /// Performs the TLS handshake over `stream`; the origin must prove that it is `host` (a DNS
+    /// name, or an IP address without brackets). It has no timeout of its own.
     ///
     /// # Errors
     /// See [`Error`]; all are a 502.
@@ -207,8 +211,9 @@ fn is_certificate_error(error: &rustls::Error) -> bool {
     )
 }
 
-/// Reason of a failed read after a complete handshake, if it is the origin's rejection of our client certificate: with
-/// TLS 1.3 it arrives only then (RFC 8446 §4.4.2.4). `None`: something else failed.
+/// Reason of a failed read after a complete handshake, if it is the origin's rejection of our
+/// client certificate: with TLS 1.3 it arrives only then (RFC 8446 §4.4.2.4). `None`: something
+/// else failed.
 pub fn late_rejection(error: &io::Error) -> Option<Error> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     describe::rejects_client_cert(error).then(|| Error::Tls(error.clone()))

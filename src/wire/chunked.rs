@@ -1,25 +1,24 @@
-//! Decoder and encoder of chunked bodies (RFC 9112 §7.1); the decoder works piece by piece and collects nothing.
+//! Decoder and encoder of chunked bodies (RFC 9112 §7.1); the decoder works piece by piece and
+//! collects nothing.
 //!
 //! The caller owns the bytes: the decoder looks at the start of the input and says how many of the
 //! next bytes are framing and how many content. `5;x=y\r\nhello\r\n0\r\n\r\n` yields `Framing(7)`,
 //! `Data(5)`, `Framing(2)`, `Framing(3)` and `End(2)`, however the bytes arrive. Chunk extensions
-//! are dropped (RFC 9112 §7.1.1 has them ignored), trailers are checked and left to the
-//! caller.
+//! are dropped (RFC 9112 §7.1.1 has them ignored), trailers are checked and left to the caller.
 //!
 //! Lines must end with CR LF, and sizes are plain hexadecimal digits: a reader that takes more than
 //! this can be led to another end of the message than the next reader (request smuggling).
 
 use super::head::may_be_complete;
 
-/// Longest line of a chunk's size with its extensions, in bytes. Extensions have no known use; a long one is an attack.
+/// Longest line of a chunk's size with its extensions, in bytes. Extensions have no known use; a
+/// long one is an attack.
 const MAX_SIZE_LINE: usize = 256;
 
-/// Longest trailer section, in bytes.
-/// A quarter of what a whole head may have.
+/// Longest trailer section, in bytes. A quarter of what a whole head may have.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// Most trailer fields.
-/// Half of what a head may have.
+/// Most trailer fields. Half of what a head may have.
 const MAX_TRAILER_FIELDS: usize = 64;
 
 /// Decoder of one chunked body.
@@ -73,8 +72,8 @@ impl ChunkedDecoder {
     /// Classifies the start of `input`. The caller consumes that piece before the next call.
     ///
     /// # Errors
-    /// A size that is not hexadecimal, a line that does not end with CR LF, a size line or trailer section that is too long,
-    /// a trailer that would change the message's framing or routing.
+    /// A size that is not hexadecimal, a line that does not end with CR LF, a size line or trailer
+    /// section that is too long, a trailer that would change the message's framing or routing.
     pub fn next(&mut self, input: &[u8]) -> Result<Piece, BadChunk> {
         match self.state {
             ChunkState::Size => self.size(input),
@@ -163,7 +162,8 @@ fn trailers(input: &[u8]) -> Result<Piece, BadChunk> {
     }
 }
 
-/// True for fields that must not follow the body (RFC 9110 §6.5.1): framing, routing, and authentication.
+/// True for fields that must not follow the body (RFC 9110 §6.5.1): framing, routing, and
+/// authentication.
 pub(super) fn is_forbidden(name: &str) -> bool {
     const FORBIDDEN: [&str; 10] = [
         "transfer-encoding",

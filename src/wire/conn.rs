@@ -2,8 +2,8 @@
 //!
 //! Holds no protocol: parsers read [`Conn::input`], and writers append to [`Conn::out`]. Neither
 //! buffer exists while a connection is idle ([`Conn::release_buffers`]), so that ten thousand idle
-//! connections cost kilobytes each and not tens of them. The input is
-//! at most [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
+//! connections cost kilobytes each and not tens of them. The input is at most
+//! [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
 
 use std::future::poll_fn;
 use std::io;
@@ -25,8 +25,7 @@ pub struct Conn {
     out: WriteBuffer,
     /// Number of bytes of `out` that were written.
     written: usize,
-    /// Number of bytes written on the connection so far.
-    /// Never reset, unlike `written`.
+    /// Number of bytes written on the connection so far. Never reset, unlike `written`.
     total_written: u64,
     /// Set by [`Conn::finish`] and [`Conn::finish_and_close`]; decides how the last bytes are
     /// written.
@@ -100,7 +99,8 @@ impl Conn {
         self.out.0.len() - self.written
     }
 
-    /// True if anything waits to be written: bytes, or an HTTP/2 head, which is not among the bytes.
+    /// True if anything waits to be written: bytes, or an HTTP/2 head, which is not among the
+    /// bytes.
     pub fn has_pending(&self) -> bool {
         self.pending() > 0 || self.stream.has_head()
     }
@@ -118,23 +118,26 @@ impl Conn {
         WriteMark { written: self.total_written(), kernel_accepted: self.stream.kernel_accepted() }
     }
 
-    /// True if another message can begin: the last one was written, and nothing more was read. Always false for a stream of
-    /// HTTP/2, which carries one request.
+    /// True if another message can begin: the last one was written, and nothing more was read.
+    /// Always false for a stream of HTTP/2, which carries one request.
     pub fn is_between_messages(&self) -> bool {
         self.input.is_empty() && self.pending() == 0 && !self.stream.is_http2()
     }
 
-    /// True if a part of the output was sent and the rest waits: any other output in its place would be misread.
+    /// True if a part of the output was sent and the rest waits: any other output in its place
+    /// would be misread.
     pub fn is_partly_sent(&self) -> bool {
         self.written > 0 || self.stream.is_head_sent()
     }
 
-    /// Ends the message: nothing more is appended to it. Only HTTP/2 sends this end; HTTP/1 messages are self-delimiting.
+    /// Ends the message: nothing more is appended to it. Only HTTP/2 sends this end; HTTP/1
+    /// messages are self-delimiting.
     pub fn finish(&mut self) {
         self.after = if self.stream.is_http2() { AfterOutput::MessageEnd } else { AfterOutput::More };
     }
 
-    /// Ends the message and the connection as soon as all is written: the FIN then leaves in the packet of the last bytes.
+    /// Ends the message and the connection as soon as all is written: the FIN then leaves in the
+    /// packet of the last bytes.
     pub fn finish_and_close(&mut self) {
         self.after = if self.stream.is_http2() { AfterOutput::MessageEnd } else { AfterOutput::ConnectionEnd };
     }
@@ -142,8 +145,7 @@ impl Conn {
     /// Takes the stream out and pushes unused input back into it. A closed stream stays behind.
     ///
     /// For a tunnel or TLS, which begin where HTTP ends: bytes that were read too far are the first
-    /// of the new protocol. Unwritten output
-    /// stays in the buffer.
+    /// of the new protocol. Unwritten output stays in the buffer.
     pub fn take_stream(&mut self) -> Stream {
         let mut stream = self.stream.take();
         stream.put_back(self.input.bytes());
@@ -179,7 +181,8 @@ impl Conn {
     /// Reads more into `input`; 0 at the end of the stream.
     ///
     /// # Errors
-    /// Those of the stream, and `OutOfMemory` if `input` has [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
+    /// Those of the stream, and `OutOfMemory` if `input` has [`MAX_HEAD`](super::head::MAX_HEAD)
+    /// bytes.
     ///
     /// # Cancel safety
     /// Pending calls change nothing: bytes are stored in the same call that reads them.
@@ -217,15 +220,16 @@ impl Conn {
         self.stream.poll_flush(cx)
     }
 
-    /// Writes buffered output until a request's head is sent. On HTTP/2 the content behind the head is written as far as the
-    /// origin's window allows, and the rest with the next flush.
+    /// Writes buffered output until a request's head is sent. On HTTP/2 the content behind the head
+    /// is written as far as the origin's window allows, and the rest with the next flush.
     ///
     /// On HTTP/1 it is [`Conn::poll_flush`]: the kernel has accepted the head with the bytes behind
     /// it. On HTTP/2 the head is sent only when `h2` has written and flushed its frames, later than
     /// the write returns.
     ///
     /// # Errors
-    /// Those of the stream. Content behind a head that was not sent stays, for [`Conn::take_unsent`].
+    /// Those of the stream. Content behind a head that was not sent stays, for
+    /// [`Conn::take_unsent`].
     pub fn poll_flush_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let end = EndStream::when(|| self.after == AfterOutput::MessageEnd && self.pending() == 0);
         let Some(stream) = self.stream.as_origin() else { return self.poll_flush(cx) };
@@ -236,10 +240,11 @@ impl Conn {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes the buffered output and then as much of `data` as possible; returns the number of bytes of `data` written.
+    /// Writes the buffered output and then as much of `data` as possible; returns the number of
+    /// bytes of `data` written.
     ///
-    /// Saves the copy of content into the buffer: head and content leave with one vectored
-    /// write on TCP and TLS. Returns only after at least one byte of `data` was written.
+    /// Saves the copy of content into the buffer: head and content leave with one vectored write on
+    /// TCP and TLS. Returns only after at least one byte of `data` was written.
     ///
     /// # Errors
     /// Those of the stream.

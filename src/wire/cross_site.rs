@@ -1,7 +1,8 @@
-//! Checks against cross-site requests (CSRF) and DNS rebinding, by request fields that only browsers send.
+//! Checks against cross-site requests (CSRF) and DNS rebinding, by request fields that only
+//! browsers send.
 //!
-//! Other programs do not send them. A web page can neither suppress nor forge them: they are forbidden request-headers of
-//! the Fetch standard.
+//! Other programs do not send them. A web page can neither suppress nor forge them: they are
+//! forbidden request-headers of the Fetch standard.
 //!
 //! Two checks belong together. [`is_cross_site`] refuses requests that a foreign page makes through
 //! the user's browser to a gateway on the same machine. [`may_be_rebound`] refuses hosts under a
@@ -10,8 +11,9 @@
 
 use std::net::IpAddr;
 
-/// True if a browser sent the request for a page of another site. `site`: value of `Sec-Fetch-Site`; `origin`: of `Origin`,
-/// which older browsers send alone; `authority`: host and port that the request is for, as in `Host`.
+/// True if a browser sent the request for a page of another site. `site`: value of
+/// `Sec-Fetch-Site`; `origin`: of `Origin`, which older browsers send alone; `authority`: host and
+/// port that the request is for, as in `Host`.
 ///
 /// `Sec-Fetch-Site: same-origin` and `none` (a typed address, a bookmark) pass; `same-site` and
 /// `cross-site` do not. A request with neither field passes, as from curl. An `Origin` is compared
@@ -27,9 +29,9 @@ pub fn is_cross_site(site: Option<&[u8]>, origin: Option<&[u8]>, authority: Opti
     !host.zip(authority).is_some_and(|(host, authority)| host.eq_ignore_ascii_case(authority))
 }
 
-/// True if the owner of the host's name (without port and brackets) can make it resolve to this machine, so that a browser
-/// takes the owner's pages and the gateway for one site. Addresses do not resolve, and `localhost` with all names below it
-/// is always this machine (RFC 6761 §6.3).
+/// True if the owner of the host's name (without port and brackets) can make it resolve to this
+/// machine, so that a browser takes the owner's pages and the gateway for one site. Addresses do
+/// not resolve, and `localhost` with all names below it is always this machine (RFC 6761 §6.3).
 ///
 /// | host | result |
 /// |---|---|

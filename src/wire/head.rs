@@ -1,12 +1,13 @@
-//! Message heads (start line and fields): split by httparse, then checked more strictly than RFC 9112 asks.
+//! Message heads (start line and fields): split by httparse, then checked more strictly than RFC
+//! 9112 asks.
 
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
 use super::field::{Fields, range_in};
 
-/// Longest head, in bytes; longer ones are refused (431, or 414 for a request line).
-/// The read buffer of a connection grows up to this size, and no further.
+/// Longest head, in bytes; longer ones are refused (431, or 414 for a request line). The read
+/// buffer of a connection grows up to this size, and no further.
 pub const MAX_HEAD: usize = 64 * 1024;
 
 /// Most fields of a head; more are refused (431).
@@ -23,7 +24,8 @@ pub enum Version {
     Http2,
 }
 
-/// HTTP/2's flag END_STREAM (RFC 9113 §6.1, §6.2) of received or sent frames. HTTP/1 has no such flag.
+/// HTTP/2's flag END_STREAM (RFC 9113 §6.1, §6.2) of received or sent frames. HTTP/1 has no such
+/// flag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndStream {
     /// More of the message follows.
@@ -56,8 +58,8 @@ pub enum HeadError {
     Version,
 }
 
-/// True if parsing `input` again can have another result than when only the first `seen` bytes were there. A head that
-/// drips in byte by byte must not be parsed from its start for each byte.
+/// True if parsing `input` again can have another result than when only the first `seen` bytes were
+/// there. A head that drips in byte by byte must not be parsed from its start for each byte.
 ///
 /// Only a line feed among the new bytes, or the size limit, can change the result. `seen`: number
 /// of bytes at the last attempt, 0 before the first.
@@ -67,8 +69,8 @@ pub fn may_be_complete(input: &[u8], seen: usize) -> bool {
 
 /// Request head as received: the bytes, and the ranges of its parts.
 ///
-/// Reused for the next request, so that a head costs no allocation. The target of an HTTP/2 request is put together in
-/// HTTP/1.1's absolute form (RFC 9113 §8.3.1), or in authority form for CONNECT.
+/// Reused for the next request, so that a head costs no allocation. The target of an HTTP/2 request
+/// is put together in HTTP/1.1's absolute form (RFC 9113 §8.3.1), or in authority form for CONNECT.
 #[derive(Debug)]
 pub struct RequestHead {
     pub(super) fields: Fields,
@@ -100,7 +102,8 @@ impl Deref for RequestHead {
 }
 
 impl RequestHead {
-    /// Parses a head at the start of `input`: returns its length in bytes, or `None` if it is incomplete.
+    /// Parses a head at the start of `input`: returns its length in bytes, or `None` if it is
+    /// incomplete.
     ///
     /// # Errors
     /// Each violation of RFC 9112 that would leave the message's end in doubt.
@@ -198,7 +201,8 @@ impl Deref for ResponseHead {
 }
 
 impl ResponseHead {
-    /// Parses a head at the start of `input`: returns its length in bytes, or `None` if it is incomplete.
+    /// Parses a head at the start of `input`: returns its length in bytes, or `None` if it is
+    /// incomplete.
     ///
     /// # Errors
     /// As [`RequestHead::read`].
@@ -254,8 +258,8 @@ pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
     Err(HeadError::Malformed("the request target holds bytes that are not visible ASCII"))
 }
 
-/// Checks that each line ends with CR LF. httparse accepts a lone LF (RFC 9112 §2.2 allows it), but two readers that differ
-/// in this differ in where a message ends.
+/// Checks that each line ends with CR LF. httparse accepts a lone LF (RFC 9112 §2.2 allows it), but
+/// two readers that differ in this differ in where a message ends.
 fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
     // A head begins with its first line, so there is a byte before each LF.
     if memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r') {
@@ -289,7 +293,8 @@ fn reason(error: httparse::Error, input: &[u8]) -> HeadError {
     })
 }
 
-/// True if the first line has three parts, of which the last (request) or the first (response) is an HTTP version.
+/// True if the first line has three parts, of which the last (request) or the first (response) is
+/// an HTTP version.
 fn names_version(input: &[u8]) -> bool {
     let line = input.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
     let is_version = |word: &[u8]| matches!(word, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']);

@@ -1,11 +1,11 @@
-//! HTTP/1.1 client for the gateway's own requests: trace export, `lockgate top` and `lockgate exec`.
+//! HTTP/1.1 client for the gateway's own requests: trace export, `lockgate top` and `lockgate
+//! exec`.
 //!
-//! One request per connection, by hyper. Requests of callers never come here: they need a permit and [`super::conn`], which
-//! tells when a head has left.
+//! One request per connection, by hyper. Requests of callers never come here: they need a permit
+//! and [`super::conn`], which tells when a head has left.
 //!
-//! Errors have two kinds only, a broken connection and a peer that does not speak HTTP.
-//! Connecting, TLS and
-//! timeouts are the caller's: the stream is given, and dropping the future gives it up.
+//! Errors have two kinds only, a broken connection and a peer that does not speak HTTP. Connecting,
+//! TLS and timeouts are the caller's: the stream is given, and dropping the future gives it up.
 
 use std::error::Error as _;
 use std::io;
@@ -32,10 +32,11 @@ pub enum Error {
     NotHttp(#[source] hyper::Error),
 }
 
-/// Sends a request on a connection of its own and reads the response, of its content the first `max_content` bytes.
+/// Sends a request on a connection of its own and reads the response, of its content the first
+/// `max_content` bytes.
 ///
-/// The target is written as it stands in the request: a path, or a whole URI for a proxy. `Host` is the caller's to set;
-/// `Content-Length` is added. It has no timeout of its own.
+/// The target is written as it stands in the request: a path, or a whole URI for a proxy. `Host` is
+/// the caller's to set; `Content-Length` is added. It has no timeout of its own.
 ///
 /// # Errors
 /// See [`Error`]; a status of any kind is none.
@@ -83,7 +84,8 @@ async fn read(mut content: Incoming, max: usize) -> Result<Bytes, hyper::Error> 
     Ok(read.freeze())
 }
 
-/// Tells a broken connection from bytes that are not HTTP. The cause may lie inside several layers of hyper's errors.
+/// Tells a broken connection from bytes that are not HTTP. The cause may lie inside several layers
+/// of hyper's errors.
 ///
 /// An `io::Error` anywhere in the chain of sources wins: its errno, or else its kind, becomes
 /// [`Error::Broken`]. A message that ends early is `Broken` with `UnexpectedEof`. All the rest,

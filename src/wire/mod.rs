@@ -1,11 +1,13 @@
-//! HTTP messages on a byte stream: heads, fields, body framing, buffered connections. Decides neither where a message goes
-//! nor when.
+//! HTTP messages on a byte stream: heads, fields, body framing, buffered connections. Decides
+//! neither where a message goes nor when.
 //!
-//! HTTP/1 is our own code (httparse splits the heads), and HTTP/2 is the `h2` crate. hyper was measured in the same harness:
-//! 0.85 of nginx's requests per second against 1.0, and 27 KiB per idle connection against 4.7. It does not tell when a
-//! head was sent, which is when a limit's slot settles; does not notice a hang-up behind pipelined bytes; reorders fields;
-//! and cannot send 103 (Early Hints). The price is a duty to do what hyper has done for years: fuzzing, foreign test suites,
-//! and the connection's life cycle (readiness, PING, never offering a dead connection again).
+//! HTTP/1 is our own code (httparse splits the heads), and HTTP/2 is the `h2` crate. hyper was
+//! measured in the same harness: 0.85 of nginx's requests per second against 1.0, and 27 KiB per
+//! idle connection against 4.7. It does not tell when a head was sent, which is when a limit's slot
+//! settles; does not notice a hang-up behind pipelined bytes; reorders fields; and cannot send 103
+//! (Early Hints). The price is a duty to do what hyper has done for years: fuzzing, foreign test
+//! suites, and the connection's life cycle (readiness, PING, never offering a dead connection
+//! again).
 //!
 //! | module | holds |
 //! |---|---|
@@ -16,8 +18,8 @@
 //! | [`http2`] | HTTP/2 connections of callers and to origins |
 //! | [`cross_site`] | checks against cross-site requests |
 //!
-//! [`stream`] and [`http2`] are one recursion: a stream of HTTP/2 is a [`Stream`], and may carry TLS, HTTP/2 and their
-//! streams in turn.
+//! [`stream`] and [`http2`] are one recursion: a stream of HTTP/2 is a [`Stream`], and may carry
+//! TLS, HTTP/2 and their streams in turn.
 
 pub mod buffer;
 pub mod chunked;

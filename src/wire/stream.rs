@@ -1,9 +1,8 @@
 //! Byte stream of a connection: over TCP, over TLS, or a stream of an HTTP/2 connection.
 //!
-//! One type for all transports, so that the code above has no type parameter and no `dyn`. Plain
-//! TCP lies in the enum itself; TLS and streams of HTTP/2 are boxed, which keeps a plain connection
-//! small. Bytes that were read too far can be pushed back ([`Stream::put_back`]), and come out of
-//! the next read.
+//! One type for all transports, so that the code above has no type parameter and no `dyn`. Plain TCP lies in the enum
+//! itself; TLS and streams of HTTP/2 are boxed, which keeps a plain connection small. Bytes that were read too far can
+//! be pushed back ([`Stream::put_back`]), and come out of the next read.
 //!
 //! Heads of HTTP/2 are not among the bytes: they are set and sent by the functions of `h2_heads`.
 
@@ -27,8 +26,7 @@ mod h2_heads;
 /// Dropping it closes the connection, or resets a stream of HTTP/2 that has not ended.
 pub struct Stream {
     transport: Transport,
-    /// Pushed-back bytes, read before all others.
-    /// Empty, without memory, for most connections.
+    /// Pushed-back bytes, read before all others. Empty, without memory, for most connections.
     pushback: Vec<u8>,
 }
 
@@ -126,8 +124,8 @@ impl Stream {
 
     /// Waits for bytes or for the end, without reading. A stream of HTTP/2 is always ready.
     ///
-    /// With TLS, decrypted bytes count, and so does any byte that arrives encrypted, even if it
-    /// turns out to be no content (a session ticket): a read may find nothing.
+    /// With TLS, decrypted bytes count, and so does any byte that arrives encrypted, even if it turns out to be no
+    /// content (a session ticket): a read may find nothing.
     ///
     /// # Errors
     /// Those of the socket.
@@ -164,7 +162,8 @@ impl Stream {
         matches!(self.transport, Transport::Plain(_))
     }
 
-    /// Writes some of `data`; with [`EndStream::Yes`], HTTP/2 marks the end of the message in the frame of the last byte.
+    /// Writes some of `data`; with [`EndStream::Yes`], HTTP/2 marks the end of the message in the frame of the last
+    /// byte.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -209,8 +208,8 @@ impl Stream {
 
     /// Ends the writing side (half-close).
     ///
-    /// The peer sees a FIN; TLS sends `close_notify` before it. A stream of HTTP/2 ends its
-    /// message, and reading goes on in all cases.
+    /// The peer sees a FIN; TLS sends `close_notify` before it. A stream of HTTP/2 ends its message, and reading goes
+    /// on in all cases.
     ///
     /// # Errors
     /// Those of the socket or of TLS.
@@ -232,9 +231,8 @@ impl Stream {
 
     /// Breaks the connection: the peer sees a reset, never a clean end.
     ///
-    /// TCP sends a RST once the stream is dropped (`SO_LINGER` of zero); HTTP/2 sends RST_STREAM,
-    /// and the connection goes on. A peer that counts bytes until the close would take a clean end
-    /// for the end of the body.
+    /// TCP sends a RST once the stream is dropped (`SO_LINGER` of zero); HTTP/2 sends RST_STREAM, and the connection
+    /// goes on. A peer that counts bytes until the close would take a clean end for the end of the body.
     pub fn abort(&mut self) {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.abort(),
@@ -255,7 +253,8 @@ impl Stream {
         }
     }
 
-    /// Longest time that written bytes may stay unacknowledged before the connection counts as broken; `None`: the system's.
+    /// Longest time that written bytes may stay unacknowledged before the connection counts as broken; `None`: the
+    /// system's.
     pub fn set_user_timeout(&mut self, after: Option<Duration>) {
         if let Some(tcp) = self.tcp_mut() {
             tcp.set_user_timeout(after);
@@ -273,8 +272,8 @@ impl Stream {
 
     /// Ready after the peer has hung up, also with unread bytes before it.
     ///
-    /// A half-close (FIN) counts as a hang-up. Unread bytes stay in the socket. On HTTP/2: a reset
-    /// of the stream, or the end of the connection.
+    /// A half-close (FIN) counts as a hang-up. Unread bytes stay in the socket. On HTTP/2: a reset of the stream, or
+    /// the end of the connection.
     pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.poll_hangup(cx),
@@ -286,11 +285,10 @@ impl Stream {
     }
 
     /// True if an idle connection can carry another message: it was neither closed nor written to by the peer (RFC 9112
-    /// §9.3, §9.5). Costs a system call: tokio does not know of bytes that arrived since its last poll, and reports nothing
-    /// to a task without budget, so a surplus response could be taken for the next one.
+    /// §9.3, §9.5). Costs a system call: tokio does not know of bytes that arrived since its last poll, and reports
+    /// nothing to a task without budget, so a surplus response could be taken for the next one.
     ///
-    /// A byte that is found is lost, which does not matter: a connection with a surplus byte is not
-    /// used again.
+    /// A byte that is found is lost, which does not matter: a connection with a surplus byte is not used again.
     pub fn is_reusable(&mut self) -> bool {
         if let Some(tcp) = self.tcp_mut() {
             tcp.force_read();
@@ -304,8 +302,8 @@ impl Stream {
         }
     }
 
-    /// As [`Stream::is_reusable`], but without a system call unless bytes are known to have arrived since the last read: for
-    /// a connection that was read a moment ago.
+    /// As [`Stream::is_reusable`], but without a system call unless bytes are known to have arrived since the last
+    /// read: for a connection that was read a moment ago.
     pub fn seems_reusable(&mut self) -> bool {
         match &self.transport {
             Transport::Plain(tcp) if self.pushback.is_empty() && !tcp.may_have_input() => true,

@@ -22,8 +22,8 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub(super) struct Tcp {
     stream: TcpStream,
-    /// The socket may hold bytes that tokio does not know of: it was made to forget them, see [`Tcp::poll_hangup`], or has
-    /// not polled yet, see [`Tcp::accepted`] and [`Tcp::force_read`].
+    /// The socket may hold bytes that tokio does not know of: it was made to forget them, see
+    /// [`Tcp::poll_hangup`], or has not polled yet, see [`Tcp::accepted`] and [`Tcp::force_read`].
     may_have_unread: bool,
     /// Number of bytes that the kernel has accepted.
     kernel_accepted: u64,
@@ -36,16 +36,16 @@ impl Tcp {
         Tcp { stream, may_have_unread: false, kernel_accepted: 0 }
     }
 
-    /// Connection with a peer that has most likely sent bytes: the first read does not wait for the poll. A wrong guess
-    /// costs one system call.
+    /// Connection with a peer that has most likely sent bytes: the first read does not wait for the
+    /// poll. A wrong guess costs one system call.
     pub(super) fn accepted(stream: TcpStream) -> Tcp {
         Tcp { stream, may_have_unread: true, kernel_accepted: 0 }
     }
 
     /// Number of bytes that the kernel has accepted.
     ///
-    /// Accepted bytes are in the send buffer of the socket, and may have left or not. A request
-    /// of which the kernel has accepted nothing was certainly not sent.
+    /// Accepted bytes are in the send buffer of the socket, and may have left or not. A request of
+    /// which the kernel has accepted nothing was certainly not sent.
     pub(super) fn kernel_accepted(&self) -> u64 {
         self.kernel_accepted
     }
@@ -81,16 +81,18 @@ impl Tcp {
         self.stream.poll_read_ready(cx)
     }
 
-    /// False if all bytes that the runtime knows of were read. Costs no system call and none of the task's budget.
+    /// False if all bytes that the runtime knows of were read. Costs no system call and none of the
+    /// task's budget.
     pub(super) fn may_have_input(&self) -> bool {
         self.may_have_unread || self.stream.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     /// Ready after the peer has hung up (FIN or RST), also with unread bytes before it.
     ///
-    /// Bytes that arrive meanwhile stay in the socket, so that TCP's window holds the peer back. tokio is made to forget
-    /// them, or it would report them forever; epoll is edge-triggered, so the next event, which may be the end, is reported
-    /// again. The forgotten bytes are remembered in `may_have_unread`.
+    /// Bytes that arrive meanwhile stay in the socket, so that TCP's window holds the peer back.
+    /// tokio is made to forget them, or it would report them forever; epoll is edge-triggered, so
+    /// the next event, which may be the end, is reported again. The forgotten bytes are remembered
+    /// in `may_have_unread`.
     pub(super) fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if ready!(self.stream.poll_read_ready(cx)).is_err() {
@@ -110,8 +112,9 @@ impl Tcp {
         }
     }
 
-    /// Writes some of `data`, shortly before the end of the connection: the kernel holds it back, so that both leave in one
-    /// segment (tcp(7), `MSG_MORE`; it sends after 200 ms if no end comes).
+    /// Writes some of `data`, shortly before the end of the connection: the kernel holds it back,
+    /// so that both leave in one segment (tcp(7), `MSG_MORE`; it sends after 200 ms if no end
+    /// comes).
     pub(super) fn poll_write_before_end(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
         loop {
@@ -124,8 +127,8 @@ impl Tcp {
         }
     }
 
-    /// Longest time that written bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)); `None`: the kernel's default,
-    /// about a quarter of an hour.
+    /// Longest time that written bytes may stay unacknowledged (`TCP_USER_TIMEOUT`, tcp(7));
+    /// `None`: the kernel's default, about a quarter of an hour.
     pub(super) fn set_user_timeout(&self, after: Option<Duration>) {
         // A closed socket needs no timeout.
         let _ = socket2::SockRef::from(&self.stream).set_tcp_user_timeout(after);

@@ -1,6 +1,8 @@
-//! Per-user daemon: a gateway that exec started for programs, and that exits after the last of them.
+//! Per-user daemon: a gateway that exec started for programs, and that exits after the last of
+//! them.
 //!
-//! It lingers as long as its windows count something, or a program that is run in a loop would find them empty each time.
+//! It lingers as long as its windows count something, or a program that is run in a loop would find
+//! them empty each time.
 //!
 //! Life: take the join socket from stdin, read the configuration, run the gateway, and redirect
 //! stderr from the pipe of exec to its final place once the listeners are open. A thread accepts
@@ -32,7 +34,8 @@ use crate::locker::{Counts, Limit};
 use crate::log;
 use crate::net::dial;
 
-/// Time for the first program to join. It waits already: only on a stalled machine does it take longer.
+/// Time for the first program to join. It waits already: only on a stalled machine does it take
+/// longer.
 const FIRST_JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two checks of programs without a pidfd.
 ///
@@ -201,14 +204,16 @@ impl JoinSocket {
         self.address.is_none_or(|address| dial::is_listening(address, LOCAL_TIMEOUT))
     }
 
-    /// Accepts a program and sends it the gateway's addresses. `None` if it is not a program of the owner, or has exited: another
-    /// user's process is not read from, because it could keep the gateway alive, or other programs waiting.
+    /// Accepts a program and sends it the gateway's addresses. `None` if it is not a program of the
+    /// owner, or has exited: another user's process is not read from, because it could keep the
+    /// gateway alive, or other programs waiting.
     ///
     /// Exchange: the program sends its digest of the configuration, 32 bytes; the gateway sends its
     /// addresses, one a line, and closes.
     ///
     /// # Errors
-    /// If no program is `running` and the configuration has changed: the gateway makes room for one that knows the new one.
+    /// If no program is `running` and the configuration has changed: the gateway makes room for one
+    /// that knows the new one.
     fn accept(&self, running: &[Program]) -> Result<Option<Program>, ConfigChanged> {
         let Ok((mut stream, _)) = self.programs.accept() else { return Ok(None) };
         let Ok(caller) = join_socket::peer_pid(&stream, self.owner) else { return Ok(None) };
@@ -241,8 +246,8 @@ impl JoinSocket {
 #[derive(Debug)]
 struct ConfigChanged;
 
-/// Waits until a program exits or joins; true if one joins. Waits at most `timeout` if no program runs, and at most
-/// [`POLL_INTERVAL`] if one has no pidfd.
+/// Waits until a program exits or joins; true if one joins. Waits at most `timeout` if no program
+/// runs, and at most [`POLL_INTERVAL`] if one has no pidfd.
 ///
 /// An error of poll(2) counts as no event.
 fn wait(programs: &UnixListener, running: &[Program], timeout: Duration) -> bool {

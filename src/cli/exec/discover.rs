@@ -1,14 +1,15 @@
 //! Discovery of the gateway for a program: finds a running one, or starts one.
 //!
-//! A gateway that exec started has a join socket ([`super::join_socket`]). The process that binds the socket first starts the
-//! gateway and passes it the socket; all others connect to it and wait, so of many programs that start at one time only one
-//! starts a gateway. The connection also gives the gateway the process id to stay for (`SO_PEERCRED`).
+//! A gateway that exec started has a join socket ([`super::join_socket`]). The process that binds the socket first
+//! starts the gateway and passes it the socket; all others connect to it and wait, so of many programs that start at
+//! one time only one starts a gateway. The connection also gives the gateway the process id to stay for
+//! (`SO_PEERCRED`).
 //!
 //! One round of discovery, at most [`MAX_ROUNDS`]:
 //!
 //! 1. Join the gateway behind the socket of this user and address. Done if it answers.
-//! 2. Else ask what listens at the address: a gateway that a service manager runs is used as it is,
-//!    any other program is an error.
+//! 2. Else ask what listens at the address: a gateway that a service manager runs is used as it is, any other program
+//!    is an error.
 //! 3. Else bind the socket and start a gateway, or wait a moment if another process was faster.
 
 use std::fs::OpenOptions;
@@ -119,8 +120,8 @@ pub(super) fn find_or_start(settings: &Settings, config: &Path) -> Result<FoundG
     }
 }
 
-/// Digest of a configuration file and its absolute path. A file that cannot be read counts as empty: its error is reported
-/// when the settings are read.
+/// Digest of a configuration file and its absolute path. A file that cannot be read counts as empty: its error is
+/// reported when the settings are read.
 ///
 /// The path is part of it, because relative paths in the file start at its folder.
 pub(super) fn digest(config: &Path) -> ConfigDigest {
@@ -151,8 +152,8 @@ fn start_private(config: &Path) -> Result<SocketAddr, Error> {
 /// Finds the gateway at this address, or starts one there.
 ///
 /// # Errors
-/// `NotLockgate` and `NoAnswer` from the probe, `NameTaken` for another user's socket, `Exited` if
-/// the gateway does not come up, `Unstable` after the last round.
+/// `NotLockgate` and `NoAnswer` from the probe, `NameTaken` for another user's socket, `Exited` if the gateway does not
+/// come up, `Unstable` after the last round.
 fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> Result<FoundGateway, Error> {
     let name = join_socket::name(geteuid(), address);
     let digest = digest(config);
@@ -194,12 +195,12 @@ fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> 
     Err(Error::Unstable { address })
 }
 
-/// Joins the gateway behind this socket, so that it stays for this process. Returns the addresses that it listens on; `None`
-/// if it exited before it answered.
+/// Joins the gateway behind this socket, so that it stays for this process. Returns the addresses that it listens on;
+/// `None` if it exited before it answered.
 ///
 /// # Errors
-/// `ConnectionRefused` if no process has the socket, `PermissionDenied` if another user's has it,
-/// and time-outs after [`START_TIMEOUT`].
+/// `ConnectionRefused` if no process has the socket, `PermissionDenied` if another user's has it, and time-outs after
+/// [`START_TIMEOUT`].
 fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>> {
     let mut stream = join_socket::connect(name, geteuid())?;
     stream.set_read_timeout(Some(START_TIMEOUT))?;
@@ -251,8 +252,8 @@ fn request_about(address: SocketAddr, credentials: Option<String>) -> Result<Res
     fetch(address, request, 0, ANSWER_TIMEOUT)
 }
 
-/// Reads the capabilities in a response. After a 407 the request is repeated with the password that the program is about to
-/// send to the same address; a server that requires none gets none.
+/// Reads the capabilities in a response. After a 407 the request is repeated with the password that the program is
+/// about to send to the same address; a server that requires none gets none.
 ///
 /// `None` if the gateway sends none, or the password is missing or wrong.
 fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<Capabilities> {
@@ -270,7 +271,8 @@ fn credentials() -> Option<String> {
     Some(format!("Basic {}", STANDARD.encode(text)))
 }
 
-/// True if a response is a gateway's own: it bears the gateway's name, in `Via` or, if it is a refusal, in `Proxy-Status`.
+/// True if a response is a gateway's own: it bears the gateway's name, in `Via` or, if it is a refusal, in
+/// `Proxy-Status`.
 ///
 /// A program that is no gateway would have to claim the name.
 fn is_lockgate(response: &Response<Bytes>) -> bool {
@@ -283,8 +285,8 @@ fn is_lockgate(response: &Response<Bytes>) -> bool {
 
 /// Starts a gateway as a daemon, and waits until it is ready or has failed. Returns its messages until then.
 ///
-/// The starter exits at once, so the gateway is adopted by the system's first process. Blocks until
-/// the gateway closes the pipe, by being ready or by its end.
+/// The starter exits at once, so the gateway is adopted by the system's first process. Blocks until the gateway closes
+/// the pipe, by being ready or by its end.
 fn start_gateway(listener: UnixListener, config: &Path) -> io::Result<String> {
     let (mut output, stderr) = io::pipe()?;
     let mut starter = Command::new(std::env::current_exe()?);
@@ -306,8 +308,8 @@ fn start_gateway(listener: UnixListener, config: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Stderr of a gateway that is ready: the log file if there is one, else the terminal, else nothing. A pipe or file of the
-/// program is not used: its reader waits for the end of the program, not of the gateway.
+/// Stderr of a gateway that is ready: the log file if there is one, else the terminal, else nothing. A pipe or file of
+/// the program is not used: its reader waits for the end of the program, not of the gateway.
 ///
 /// # Errors
 /// If the log file cannot be opened; the message names variable and path.

@@ -1,7 +1,9 @@
-//! Join socket of a gateway that exec started: an abstract Unix socket (unix(7)), for processes of one user.
+//! Join socket of a gateway that exec started: an abstract Unix socket (unix(7)), for processes of
+//! one user.
 //!
-//! Abstract names have no owner and no permissions: any process of the machine can bind or connect one. So the name holds the
-//! user's id, and each end asks the kernel for the peer's (`SO_PEERCRED`).
+//! Abstract names have no owner and no permissions: any process of the machine can bind or connect
+//! one. So the name holds the user's id, and each end asks the kernel for the peer's
+//! (`SO_PEERCRED`).
 //!
 //! `daemon` describes the bytes that are exchanged.
 
@@ -45,7 +47,8 @@ pub(super) fn connect(name: &str, owner: Uid) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Process id of the peer, which must be one of `owner`; for a listening socket, of the process that made it.
+/// Process id of the peer, which must be one of `owner`; for a listening socket, of the process
+/// that made it.
 ///
 /// The kernel recorded both at connect(2) or listen(2); the peer cannot change them.
 ///

@@ -1,4 +1,5 @@
-//! `JAVA_TOOL_OPTIONS`: proxy and trust store as system properties, because Java ignores the usual variables.
+//! `JAVA_TOOL_OPTIONS`: proxy and trust store as system properties, because Java ignores the usual
+//! variables.
 //!
 //! Options of the user stay, in their order; ours from an earlier call are replaced. Java reads the
 //! variable at its start, splits it at blanks, and removes quotes.
@@ -79,8 +80,8 @@ pub(super) fn add(
     variables.set.push((VARIABLE, OsString::from_vec(words.join(&b' '))));
 }
 
-/// Converts `NO_PROXY` to `http.nonProxyHosts`. Entries that Java cannot express (ports, ranges) are left out: their hosts go
-/// through the gateway.
+/// Converts `NO_PROXY` to `http.nonProxyHosts`. Entries that Java cannot express (ports, ranges)
+/// are left out: their hosts go through the gateway.
 ///
 /// `example.com,10.0.0.1` becomes `example.com|*.example.com|10.0.0.1`.
 fn non_proxy_hosts(no_proxy: &str) -> String {

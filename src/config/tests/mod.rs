@@ -1,4 +1,5 @@
-//! Tests of the configuration: settings, mistakes, warnings, and every document that shows a `proxy.toml`.
+//! Tests of the configuration: settings, mistakes, warnings, and every document that shows a
+//! `proxy.toml`.
 
 mod documents;
 mod lint;
@@ -33,8 +34,8 @@ fn bad(text: &str) -> Vec<Report> {
     }
 }
 
-/// Creates a folder with the files that examples name: `users` with one user, `internal-ca.pem`, and the certificates with
-/// keys of `gateway`, `client` and `other`.
+/// Creates a folder with the files that examples name: `users` with one user, `internal-ca.pem`,
+/// and the certificates with keys of `gateway`, `client` and `other`.
 fn folder(test: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("lockgate-config-{}-{test}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,12 +1,13 @@
 //! Persistence of the counts: a write-ahead journal in the state folder, written by its own thread.
 //!
-//! The gate never waits for the disk. The locker names the windows to write, ahead of their use, and is told when they
-//! are on the disk.
+//! The gate never waits for the disk. The locker names the windows to write, ahead of their use,
+//! and is told when they are on the disk.
 //!
-//! A disk that cannot be written blocks no request as long as the folder can be marked as incomplete: the gateway
-//! continues without persistence, reports that, and after a crash the file is not trusted. If not even the mark can be
-//! removed (the disk has become read-only), a crash could not be distinguished from one that has lost nothing, and no note
-//! elsewhere survives a container or a reboot as the disk does. Then slots of long windows wait until they can be
+//! A disk that cannot be written blocks no request as long as the folder can be marked as
+//! incomplete: the gateway continues without persistence, reports that, and after a crash the file
+//! is not trusted. If not even the mark can be removed (the disk has become read-only), a crash
+//! could not be distinguished from one that has lost nothing, and no note elsewhere survives a
+//! container or a reboot as the disk does. Then slots of long windows wait until they can be
 //! written.
 //!
 //! The journal never shares its folder: a lock admits one gateway at a time.
@@ -44,8 +45,7 @@ pub const FILES: [&str; 3] = [FILE, LOCK, COMPLETE_MARK];
 /// Settings of persistence: `[state]` of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Path of the state folder; created if missing.
-    /// A new folder has mode 0700.
+    /// Path of the state folder; created if missing. A new folder has mode 0700.
     pub dir: PathBuf,
     /// State that a start after a crash begins with.
     pub after_crash: AfterCrash,
@@ -54,15 +54,15 @@ pub struct Settings {
 /// State that a start after a crash begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AfterCrash {
-    /// The counts written last; windows too short to be written count as full.
-    /// Never grants too much after a crash.
+    /// The counts written last; windows too short to be written count as full. Never grants too
+    /// much after a crash.
     Remember,
-    /// No counts.
-    /// A crash may let the limits be exceeded once.
+    /// No counts. A crash may let the limits be exceeded once.
     Forget,
 }
 
-/// Reason why the counts cannot be loaded or persisted. `Display` names the problem, the path and the remedy.
+/// Reason why the counts cannot be loaded or persisted. `Display` names the problem, the path and
+/// the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The folder cannot be created or used. Fault of the environment.
@@ -165,9 +165,11 @@ pub enum JournalHealth {
     Off,
     /// Counts are on the disk before they are used.
     Ok,
-    /// The disk cannot be written, or is being caught up: after a crash now all windows would count as full.
+    /// The disk cannot be written, or is being caught up: after a crash now all windows would count
+    /// as full.
     Degraded,
-    /// The disk can neither be written nor marked as incomplete: long windows grant only what is written.
+    /// The disk can neither be written nor marked as incomplete: long windows grant only what is
+    /// written.
     Blocked,
 }
 
@@ -183,7 +185,8 @@ pub enum JournalHealth {
 enum DiskState {
     /// The file holds all counts in use, and is written ahead of their use.
     Complete,
-    /// The file is written, but does not hold all counts in use yet; the folder is marked as incomplete.
+    /// The file is written, but does not hold all counts in use yet; the folder is marked as
+    /// incomplete.
     CatchingUp,
     /// The file is closed: writing failed, or has not begun. The folder is marked as incomplete.
     Degraded,
@@ -216,8 +219,7 @@ pub(super) struct Journal {
     clock: Clock,
     /// Seed of the hash of keys and callers.
     seed: [u8; 16],
-    /// Wakes the writer thread.
-    /// Also ends it.
+    /// Wakes the writer thread. Also ends it.
     signal: Arc<ThreadSignal>,
 }
 
@@ -245,12 +247,11 @@ impl Loaded {
 }
 
 impl Journal {
-    /// Locks the folder, and loads its counts. Returns no journal if the folder cannot be used and `after_crash` is
-    /// "forget".
+    /// Locks the folder, and loads its counts. Returns no journal if the folder cannot be used and
+    /// `after_crash` is "forget".
     ///
     /// # Errors
-    /// See [`Error`].
-    /// [`Error::Held`] always fails the start, also with `after_crash = "forget"`.
+    /// See [`Error`]. [`Error::Held`] always fails the start, also with `after_crash = "forget"`.
     pub(super) fn open(settings: &Settings, clock: Clock) -> Result<(Option<Journal>, Loaded), Error> {
         let after_crash = settings.after_crash;
         let folder = match StateFolder::lock(&settings.dir) {
@@ -286,8 +287,8 @@ impl Journal {
         Ok((Some(journal), loaded))
     }
 
-    /// Takes over the journal of the old process; `lock` is the lock of its folder, if that is the same folder. The old
-    /// process keeps the file open until [`Journal::continue_from`].
+    /// Takes over the journal of the old process; `lock` is the lock of its folder, if that is the
+    /// same folder. The old process keeps the file open until [`Journal::continue_from`].
     ///
     /// # Errors
     /// If another folder is configured and cannot be locked.

@@ -1,4 +1,5 @@
-//! Journal writer: the thread that writes the windows named by the locker, and recovers from disk errors.
+//! Journal writer: the thread that writes the windows named by the locker, and recovers from disk
+//! errors.
 //!
 //! The thread is the only one that writes while the gateway runs. It sleeps until a step of the
 //! locker has left records, or for a second after a failure. Each failure closes the database; each
@@ -18,8 +19,8 @@ use crate::gate::Gate;
 use crate::gate::thread_signal::{DeferredThread, ExitGuard};
 use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, Snapshot, WindowRecord};
 
-/// Number of slices of [`MAX_SLICE`](super::records::MAX_SLICE) windows in one transaction while all windows are
-/// written: fewer syncs, bounded memory.
+/// Number of slices of [`MAX_SLICE`](super::records::MAX_SLICE) windows in one transaction while
+/// all windows are written: fewer syncs, bounded memory.
 const SLICES: usize = 8;
 /// Interval of attempts to write after a failure.
 ///
@@ -45,9 +46,9 @@ impl Journal {
         Ok(())
     }
 
-    /// As [`Journal::begin`], after the old process of an upgrade has closed the file. There is no way back: if the
-    /// file cannot be written, see [`Journal::fail`]. After this returns, new limits are written and slots may be
-    /// granted.
+    /// As [`Journal::begin`], after the old process of an upgrade has closed the file. There is no
+    /// way back: if the file cannot be written, see [`Journal::fail`]. After this returns, new
+    /// limits are written and slots may be granted.
     pub(in crate::gate) fn continue_from(&self, gate: &Gate, writer: DeferredThread) {
         // Not before: after a failed upgrade the file must still name the old process.
         self.folder.name_holder();
@@ -74,8 +75,8 @@ impl Journal {
         DeferredThread::new("journal", move || journal.run(&gate)).map_err(Error::System)
     }
 
-    /// Hands the file over to another process: writes nothing more, and unlocks the folder. `coverage`: whether the file
-    /// holds all that a crash needs.
+    /// Hands the file over to another process: writes nothing more, and unlocks the folder.
+    /// `coverage`: whether the file holds all that a crash needs.
     ///
     /// Blocks until the writer thread has ended. Called by the old process of an upgrade.
     pub(in crate::gate) fn leave(&self, coverage: Coverage) {
@@ -110,7 +111,8 @@ impl Journal {
         }
     }
 
-    /// Writes until nothing is left to write. Marks the file as complete if it then holds all counts.
+    /// Writes until nothing is left to write. Marks the file as complete if it then holds all
+    /// counts.
     ///
     /// # Errors
     /// As [`File::write`]; the records of the failed batch are not reported as written.
@@ -138,8 +140,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes the records of one transaction, and tells whether there are more. While all windows are written, that is
-    /// several slices; the gate is locked for each, but not between them.
+    /// Takes the records of one transaction, and tells whether there are more. While all windows
+    /// are written, that is several slices; the gate is locked for each, but not between them.
     fn take_batch(&self, gate: &Gate) -> (Vec<JournalRecord>, bool) {
         let (mut records, mut more) = gate.take_records();
         // No request waits for these windows, and the disk is the bottleneck: fewer, larger transactions.
@@ -197,7 +199,8 @@ impl Journal {
         self.write_all(gate)
     }
 
-    /// Starts to write all counts while slots are granted that are not written. The folder stays marked as incomplete.
+    /// Starts to write all counts while slots are granted that are not written. The folder stays
+    /// marked as incomplete.
     ///
     /// The first batch replaces the file; the normal loop writes the rest and sets the mark.
     ///
@@ -289,9 +292,10 @@ impl Journal {
         })
     }
 
-    /// Handles a failed write. If the folder can be marked as incomplete, the gateway continues, and slots are granted
-    /// that are not on the disk. If not (the disk is read-only), a crash could not be distinguished from one that has lost
-    /// nothing: then slots that are not written wait, unless `after_crash` is "forget".
+    /// Handles a failed write. If the folder can be marked as incomplete, the gateway continues,
+    /// and slots are granted that are not on the disk. If not (the disk is read-only), a crash
+    /// could not be distinguished from one that has lost nothing: then slots that are not written
+    /// wait, unless `after_crash` is "forget".
     fn fail(&self, gate: &Gate, error: &redb::Error) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let folder = self.folder.dir.display();
@@ -312,7 +316,8 @@ impl Journal {
         }
     }
 
-    /// Stops persistence, so that slots are granted unwritten. The folder is marked as incomplete first.
+    /// Stops persistence, so that slots are granted unwritten. The folder is marked as incomplete
+    /// first.
     ///
     /// # Errors
     /// If the mark cannot be removed; persistence goes on then.

@@ -25,10 +25,11 @@ use crate::gate::clock::Clock;
 use crate::locker::{LimitId, SharingMode, SyncRequest, SyncTrigger};
 use crate::time::Time;
 
-/// Interval of heartbeats: calls without anything to report. Several fit into [`PRESENCE`](super::PRESENCE), so that a late
-/// one does no harm.
+/// Interval of heartbeats: calls without anything to report. Several fit into [`PRESENCE`](super::PRESENCE), so that a
+/// late one does no harm.
 const HEARTBEAT: Duration = Duration::from_millis(150);
-/// Time limit of a call. Together with a heartbeat it bounds the time until an outage is noticed: less than half a second.
+/// Time limit of a call. Together with a heartbeat it bounds the time until an outage is noticed: less than half a
+/// second.
 const CALL_TIMEOUT: Duration = Duration::from_millis(250);
 /// Interval of connection attempts. A choice: short, as shared limits may be blocked meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -44,8 +45,8 @@ pub struct Store {
     first_try: Mutex<Receiver<()>>,
 }
 
-/// Starts the store thread and attaches it to the gate. `max_settle_time`: longest time from a permit to its settle; `None`:
-/// no bound.
+/// Starts the store thread and attaches it to the gate. `max_settle_time`: longest time from a permit to its settle;
+/// `None`: no bound.
 ///
 /// # Errors
 /// The system provides no thread, no poll or no random numbers.
@@ -353,8 +354,8 @@ impl Client {
         self.modes.clear();
     }
 
-    /// Drops all grants and the last contact after a suspend of the machine: the store may have given the slots, and this
-    /// gateway's fraction, to others.
+    /// Drops all grants and the last contact after a suspend of the machine: the store may have given the slots, and
+    /// this gateway's fraction, to others.
     fn check_for_suspend(&mut self) {
         if let Ok(gate) = self.gate()
             && gate.has_woken()

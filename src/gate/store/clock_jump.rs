@@ -1,11 +1,12 @@
-//! Clock-jump check: compares the progress of the store's clock with that of our clock between two replies.
+//! Clock-jump check: compares the progress of the store's clock with that of our clock between two
+//! replies.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// Tolerated difference between the clocks: in speed, in parts per million, and besides in microseconds. The speed is the
-/// bound of the rate at which NTP slews a clock (500 ppm).
+/// Tolerated difference between the clocks: in speed, in parts per million, and besides in
+/// microseconds. The speed is the bound of the rate at which NTP slews a clock (500 ppm).
 const TOLERANCE: (i64, i64) = (500, 1000);
 
 /// One reading of the store's clock, between two readings of ours.
@@ -13,8 +14,7 @@ const TOLERANCE: (i64, i64) = (500, 1000);
 pub(super) struct Sample {
     /// Identity of the store, see [`StoreConn::id`](super::store_conn::StoreConn).
     pub(super) id: String,
-    /// The store's clock, in µs of Unix time.
-    /// Read by the script during the call.
+    /// The store's clock, in µs of Unix time. Read by the script during the call.
     pub(super) now: i64,
     /// Our clock before the call.
     pub(super) began: Time,
@@ -22,8 +22,8 @@ pub(super) struct Sample {
     pub(super) ended: Time,
 }
 
-/// Microseconds by which the store's clock has advanced more (positive) or less (negative) than it can have, between two
-/// samples of the same store; 0 if it agrees with our clock.
+/// Microseconds by which the store's clock has advanced more (positive) or less (negative) than it
+/// can have, between two samples of the same store; 0 if it agrees with our clock.
 ///
 /// The time between the two readings of the store is only known within bounds: at least from the
 /// end of the first call to the begin of the second, at most from begin to end. A longer pause

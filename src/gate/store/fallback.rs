@@ -1,4 +1,5 @@
-//! Fallback for shared limits while the store is unreachable: a function of the settings and of time.
+//! Fallback for shared limits while the store is unreachable: a function of the settings and of
+//! time.
 //!
 //! Nothing is stored here: the same settings, last contact and time always give the same fallback.
 //! The client asks again every 100 ms during an outage, and passes each change to the locker.
@@ -9,8 +10,9 @@ use super::{DRIFT, PRESENCE, WhenLost};
 use crate::locker::{Counts, Kind, LEASE, Limit, MAX_HORIZON, SharingMode, Unit};
 use crate::time::Time;
 
-/// Fallback of one shared limit at `now`, while the store is unreachable. `last`: time of the last contact with it.
-/// `max_settle_time`: longest time from a permit to its settle, with `counts = "answered"`; `None`: no bound.
+/// Fallback of one shared limit at `now`, while the store is unreachable. `last`: time of the last
+/// contact with it. `max_settle_time`: longest time from a permit to its settle, with `counts =
+/// "answered"`; `None`: no bound.
 ///
 /// | `if_store_is_lost` | result |
 /// |---|---|
@@ -42,10 +44,10 @@ pub(super) fn fallback_mode(
     }
 }
 
-/// Time from the last contact until the use of the fraction is safe, because grants of this fraction to others no longer
-/// count. The store takes this gateway for gone after its presence; slots that it grants until then are used within a
-/// horizon and a lease, and count for a span by the store's clock. `None`: never, as requests of other gateways may be under
-/// way for any time.
+/// Time from the last contact until the use of the fraction is safe, because grants of this
+/// fraction to others no longer count. The store takes this gateway for gone after its presence;
+/// slots that it grants until then are used within a horizon and a lease, and count for a span by
+/// the store's clock. `None`: never, as requests of other gateways may be under way for any time.
 fn safe_after(limit: &Limit, max_settle_time: Option<Duration>) -> Option<Duration> {
     if limit.in_flight.is_some() {
         return None;

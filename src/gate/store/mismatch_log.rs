@@ -1,4 +1,5 @@
-//! Config mismatch log: settings of a shared limit that differ between gateways, logged once per cause and counted.
+//! Config mismatch log: settings of a shared limit that differ between gateways, logged once per
+//! cause and counted.
 //!
 //! A mismatch may come with every reply, several times a second. The log names the limit and the
 //! settings to compare; the metric counts all replies.
@@ -11,8 +12,8 @@ use super::script_call::ScriptReply;
 use crate::locker::{Limit, LimitId, SyncRequest};
 use crate::time::Time;
 
-/// Configuration keys by the bits of [`Mismatch::causes`](super::script_call::Mismatch), lowest bit first, in the order of
-/// `script/window.lua`.
+/// Configuration keys by the bits of [`Mismatch::causes`](super::script_call::Mismatch), lowest bit
+/// first, in the order of `script/window.lua`.
 const MISMATCH_CAUSES: [&str; 10] = [
     "requests",
     "per or guard",
@@ -27,7 +28,8 @@ const MISMATCH_CAUSES: [&str; 10] = [
 ];
 /// Bit of a mismatch because of which the store grants this gateway nothing.
 const BLOCKED: u32 = 1 << MISMATCH_CAUSES.len();
-/// Time without a mismatch after which the next one is logged again. A choice: a rolling restart takes less.
+/// Time without a mismatch after which the next one is logged again. A choice: a rolling restart
+/// takes less.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// The mismatches that were logged.

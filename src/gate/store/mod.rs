@@ -1,11 +1,12 @@
 //! Store client: counts shared limits together with other gateways, in a Valkey or Redis server.
 //!
-//! The locker collects reports and slot requests. A thread of its own sends them, one call at a time, so that all that
-//! accumulates during a call goes out with the next one. A Lua script in the store (`script/`) decides, by the store's clock
-//! alone. While the store is unreachable, the fallback follows from the time of the last contact and from `[store]
-//! if_store_is_lost`.
+//! The locker collects reports and slot requests. A thread of its own sends them, one call at a
+//! time, so that all that accumulates during a call goes out with the next one. A Lua script in the
+//! store (`script/`) decides, by the store's clock alone. While the store is unreachable, the
+//! fallback follows from the time of the last contact and from `[store] if_store_is_lost`.
 //!
-//! This module never counts slots itself: that is done by the script, and by the locker for granted slots.
+//! This module never counts slots itself: that is done by the script, and by the locker for granted
+//! slots.
 //!
 //! Life of a session with the store:
 //!
@@ -42,10 +43,11 @@ pub use self::status::{Health, Status, StoreFigures};
 /// Settings of the store of shared limits: the `[store]` table of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Host and port of the server; with several: nodes of one Cluster, or Sentinels. They are tried in this order.
+    /// Host and port of the server; with several: nodes of one Cluster, or Sentinels. They are
+    /// tried in this order.
     pub nodes: Vec<(String, u16)>,
-    /// Name of the primary at the Sentinels; `None` if `nodes` are the servers themselves.
-    /// Asked for its address at each connect.
+    /// Name of the primary at the Sentinels; `None` if `nodes` are the servers themselves. Asked
+    /// for its address at each connect.
     pub sentinel: Option<String>,
     /// True if connections use TLS (`rediss://`).
     pub tls: bool,
@@ -55,13 +57,13 @@ pub struct Settings {
     pub password: Option<StorePassword>,
     /// Number of the database (`SELECT`).
     pub database: u32,
-    /// Name of the gateways that count together; also the hash tag of all keys, so that a Cluster keeps them on one node.
-    /// Part of the hash seed too, see [`seed`].
+    /// Name of the gateways that count together; also the hash tag of all keys, so that a Cluster
+    /// keeps them on one node. Part of the hash seed too, see [`seed`].
     pub group: String,
     /// Fallback while the store is unreachable.
     pub when_lost: WhenLost,
-    /// True if a store without any data of this group is taken for a new one. Otherwise it may have lost its data, and its
-    /// windows stay closed until lost counts no longer matter.
+    /// True if a store without any data of this group is taken for a new one. Otherwise it may have
+    /// lost its data, and its windows stay closed until lost counts no longer matter.
     pub trusts_empty: bool,
     /// Number of replicas that must confirm a grant (`WAIT`) before it is used; 0: none.
     pub confirm: u32,
@@ -70,10 +72,10 @@ pub struct Settings {
 /// Fallback for shared limits while the store is unreachable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WhenLost {
-    /// Shared limits let no request pass.
-    /// Never exceeds a limit.
+    /// Shared limits let no request pass. Never exceeds a limit.
     Refuse,
-    /// Each gateway uses its fraction of each shared limit, as soon as the other gateways certainly leave it to this one.
+    /// Each gateway uses its fraction of each shared limit, as soon as the other gateways certainly
+    /// leave it to this one.
     Share {
         /// Number of gateways: the fraction is one in so many.
         gateways: NonZeroU32,
@@ -108,16 +110,18 @@ impl fmt::Debug for StorePassword {
     }
 }
 
-/// Time for which a gateway counts as present after its last call. Longer than any lease, so that no request uses slots of
-/// a gateway that the store takes for gone.
+/// Time for which a gateway counts as present after its last call. Longer than any lease, so that
+/// no request uses slots of a gateway that the store takes for gone.
 pub const PRESENCE: Duration = Duration::from_secs(1);
 
-/// Divisor of the largest clock drift: the clocks of the store and of a gateway differ by at most a 1000th part of a
-/// duration. Each is right to 500 parts in a million, the bound of the rate at which NTP slews a clock.
+/// Divisor of the largest clock drift: the clocks of the store and of a gateway differ by at most a
+/// 1000th part of a duration. Each is right to 500 parts in a million, the bound of the rate at
+/// which NTP slews a clock.
 const DRIFT: u32 = 1000;
 
-/// Hash seed for the keys of shared limits: the same in all gateways of a group, so that equal keys mean the same window.
-/// With knowledge of the seed two keys could be made to collide, which makes limits stricter and never laxer.
+/// Hash seed for the keys of shared limits: the same in all gateways of a group, so that equal keys
+/// mean the same window. With knowledge of the seed two keys could be made to collide, which makes
+/// limits stricter and never laxer.
 ///
 /// The first 16 bytes of SHA-256 over `lockgate keys of ` and the group. Part of the data format:
 /// another seed would count the same key in another window.

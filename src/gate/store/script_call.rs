@@ -1,4 +1,5 @@
-//! Codec of script calls: writes the script's arguments and reads its reply. `script/session.lua` reads them in this order.
+//! Codec of script calls: writes the script's arguments and reads its reply. `script/session.lua`
+//! reads them in this order.
 //!
 //! Order of the arguments:
 //!
@@ -24,11 +25,12 @@ use crate::time::Time;
 
 /// Wire value for no limit on the requests in flight; the script's `UNCAPPED`.
 const UNCAPPED: u64 = 1_000_000_000_000;
-/// Wire value for the span of a limit without a rate, in µs. Only flights of such a limit are counted, but the span is part
-/// of the times for which the store keeps its keys and closes its windows.
+/// Wire value for the span of a limit without a rate, in µs. Only flights of such a limit are
+/// counted, but the span is part of the times for which the store keeps its keys and closes its
+/// windows.
 const FLIGHTS_SPAN: u64 = 1_000_000;
-/// Number of slots up to which settle times are exact. Windows with more keep them in steps of the span's 1024th part, which
-/// bounds their log, as in the locker.
+/// Number of slots up to which settle times are exact. Windows with more keep them in steps of the
+/// span's 1024th part, which bounds their log, as in the locker.
 const EXACT_UP_TO: u32 = 1024;
 
 /// Identity and settings of this gateway, as sent with each call, and the identity of the store.
@@ -40,12 +42,13 @@ pub(super) struct ClientId {
     pub(super) process: String,
     /// Name of this gateway in the store since its last hello: `process.number`.
     pub(super) session: String,
-    /// Start of the store's epoch that is not trusted because the store's clock jumped, in µs of that clock. The store
-    /// starts another epoch if that one is still current.
+    /// Start of the store's epoch that is not trusted because the store's clock jumped, in µs of
+    /// that clock. The store starts another epoch if that one is still current.
     pub(super) suspect_epoch: Option<i64>,
     /// True if an empty store is taken for a new one.
     pub(super) trusts_empty: bool,
-    /// With fallback fractions: the gateway's name, the number of gateways, and the longest use of a fraction.
+    /// With fallback fractions: the gateway's name, the number of gateways, and the longest use of
+    /// a fraction.
     pub(super) shares: Option<(String, u32, Duration)>,
     /// Replaces the store's clock in tests, in µs of Unix time.
     pub(super) clock: Option<u64>,
@@ -54,8 +57,7 @@ pub(super) struct ClientId {
 /// Kind of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Command {
-    /// Introduces the gateway under a new session name.
-    /// Without reports or slot requests.
+    /// Introduces the gateway under a new session name. Without reports or slot requests.
     Hello,
     /// Reports, and asks for slots.
     Sync,
@@ -68,14 +70,15 @@ pub(super) enum Command {
 pub(super) struct ScriptReply {
     /// The store's clock, in µs of Unix time.
     pub(super) now: i64,
-    /// Start of the store's epoch, from which on its counts are complete, in µs of its clock; 0: an empty store was trusted.
+    /// Start of the store's epoch, from which on its counts are complete, in µs of its clock; 0: an
+    /// empty store was trusted.
     pub(super) epoch_start: i64,
     /// True if another gateway has other `[store]` settings of the fallback.
     pub(super) settings_mismatch: bool,
     /// Windows of limits with a configuration that differs between gateways.
     pub(super) mismatches: Vec<Mismatch>,
-    /// One grant for each slot request, in their order.
-    /// A grant may be empty, with the time of the next opening.
+    /// One grant for each slot request, in their order. A grant may be empty, with the time of the
+    /// next opening.
     pub(super) grants: Vec<SlotGrant>,
 }
 
@@ -101,8 +104,8 @@ pub(super) struct Mismatch {
     pub(super) span: Duration,
 }
 
-/// Names of the group's keys: identity and version, present sessions, the limits' `key` settings, and the identity under its
-/// name in version 1.
+/// Names of the group's keys: identity and version, present sessions, the limits' `key` settings,
+/// and the identity under its name in version 1.
 const GROUP_KEYS: [&str; 4] = ["meta", "present", "keys", "house"];
 
 /// Keys of a call (`KEYS`): those of the group, then two of each window (hash and log).
@@ -125,7 +128,8 @@ pub(super) fn keys(group: &str, sync: &SyncRequest, limits: &[Limit]) -> Vec<Str
     keys
 }
 
-/// Appends the arguments of a call (`ARGV`). `began`: a time before it is sent, from which ages are measured.
+/// Appends the arguments of a call (`ARGV`). `began`: a time before it is sent, from which ages are
+/// measured.
 ///
 /// Places of windows count from 1, as in Lua.
 pub(super) fn write(

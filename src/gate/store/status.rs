@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Reachability of the store, and the fallback in use. The admin API and metrics show it as `off`, `up`, `down`, `fraction`
-/// or `standalone`.
+/// Reachability of the store, and the fallback in use. The admin API and metrics show it as `off`,
+/// `up`, `down`, `fraction` or `standalone`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Health {
     /// No limit in force is shared.
@@ -19,27 +19,27 @@ pub enum Health {
     Down,
     /// The store is unreachable, and this gateway uses its fraction of at least one shared limit.
     Fraction,
-    /// The store is unreachable, and this gateway uses each shared limit as if it were the only gateway.
+    /// The store is unreachable, and this gateway uses each shared limit as if it were the only
+    /// gateway.
     Standalone,
 }
 
 /// Counters of the store client since its start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct StoreFigures {
-    /// Number of replies of the store.
-    /// Heartbeats and hellos included.
+    /// Number of replies of the store. Heartbeats and hellos included.
     pub responses: u64,
-    /// Sum of the response times, in microseconds.
-    /// Divided by `responses`: the mean.
+    /// Sum of the response times, in microseconds. Divided by `responses`: the mean.
     pub response_micros: u64,
-    /// Number of times that the store became unreachable.
-    /// The first failed attempt after the start counts too.
+    /// Number of times that the store became unreachable. The first failed attempt after the start
+    /// counts too.
     pub outages: u64,
     /// Number of jumps of the store's clock.
     pub clock_steps: u64,
     /// Number of permits that arrived too late to be used.
     pub late_permits: u64,
-    /// Number of replies according to which another gateway has other `[store]` settings of the fallback.
+    /// Number of replies according to which another gateway has other `[store]` settings of the
+    /// fallback.
     pub settings_mismatch: u64,
 }
 
@@ -91,7 +91,8 @@ impl Status {
         }
     }
 
-    /// Limits with a configuration that differs between gateways, and the number of replies that reported it.
+    /// Limits with a configuration that differs between gateways, and the number of replies that
+    /// reported it.
     ///
     /// Sorted by name. A limit without mismatches is missing.
     pub fn mismatches(&self) -> Vec<(Arc<str>, u64)> {

@@ -1,5 +1,6 @@
-//! Connection to the store (RESP over TCP or TLS): connect, identity check, script calls. It never reconnects by itself,
-//! because a new connection may lead to another store, which the caller must know.
+//! Connection to the store (RESP over TCP or TLS): connect, identity check, script calls. It never
+//! reconnects by itself, because a new connection may lead to another store, which the caller must
+//! know.
 //!
 //! Commands that it sends: `INFO`, `EXISTS` (in a Cluster), `SCRIPT LOAD`, `EVALSHA`, `WAIT` (with
 //! replicas), `SENTINEL GET-MASTER-ADDR-BY-NAME`, and those of the library's handshake.
@@ -22,13 +23,15 @@ use crate::net::dial;
 pub(super) const SCRIPT: &str =
     concat!(include_str!("script/session.lua"), include_str!("script/window.lua"), include_str!("script/grant.lua"));
 
-/// Time limit of a connect, and once more of its identity check and script load. A choice: many round trips around the
-/// world.
+/// Time limit of a connect, and once more of its identity check and script load. A choice: many
+/// round trips around the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum number of nodes of a Cluster that are tried in a row by redirection (MOVED). A choice: one is normal.
+/// Maximum number of nodes of a Cluster that are tried in a row by redirection (MOVED). A choice:
+/// one is normal.
 const MAX_REDIRECTS: usize = 5;
 
-/// Time for which the server waits for replicas (`WAIT`), in milliseconds. A choice: well below the time limit of a call.
+/// Time for which the server waits for replicas (`WAIT`), in milliseconds. A choice: well below the
+/// time limit of a call.
 const REPLICA_WAIT_MS: u32 = 50;
 
 /// Connection to one server, with our script loaded.
@@ -37,7 +40,8 @@ pub(super) struct StoreConn {
     connection: MultiplexedConnection,
     /// Task that drives the connection's I/O; aborted on drop.
     driver: JoinHandle<()>,
-    /// Identity of the store (`run_id:master_replid`): another one after a restart, a failover or a replacement.
+    /// Identity of the store (`run_id:master_replid`): another one after a restart, a failover or a
+    /// replacement.
     pub(super) id: String,
     /// SHA-1 of the script as loaded into this store, and into no other, see [`load`].
     script: String,
@@ -146,11 +150,12 @@ impl StoreConn {
         Ok(conn)
     }
 
-    /// Calls the script once; `write` appends its arguments. Returns after `confirm` replicas have the result.
+    /// Calls the script once; `write` appends its arguments. Returns after `confirm` replicas have
+    /// the result.
     ///
     /// # Errors
-    /// [`Error::Silent`] without a reply in `within`; [`Error::Unconfirmed`] with too few replicas; else what the server
-    /// replied.
+    /// [`Error::Silent`] without a reply in `within`; [`Error::Unconfirmed`] with too few replicas;
+    /// else what the server replied.
     ///
     /// # Cancel safety
     /// Not cancel safe: the server may have executed the call. The connection must be dropped then,
@@ -180,7 +185,8 @@ impl StoreConn {
         Ok(value)
     }
 
-    /// Sends EVALSHA, and WAIT in the same pipeline; returns the reply and the number of replicas that confirmed.
+    /// Sends EVALSHA, and WAIT in the same pipeline; returns the reply and the number of replicas
+    /// that confirmed.
     ///
     /// With `confirm` 0 there is no WAIT, and the number is 0.
     ///
@@ -271,11 +277,13 @@ async fn ask_sentinel(host: &str, port: u16, name: &str, tls: Option<&TlsConnect
 
 /// Loads the script under a hash that only this store knows, and returns the hash (SHA-1).
 ///
-/// A RESP proxy between us and the store may switch to another store after a failover without any notice. Reading INFO in
-/// the script would show that, but takes 10 µs a call, a quarter of the script's time. This check costs nothing: scripts are
-/// called by their hash, ours ends with the store's identity, and servers neither keep scripts over a restart nor replicate
-/// them (since Redis 7 and in every Valkey). So another store, or this one after a restart, does not know the hash and
-/// refuses the call. The identity is read after the load: if it is unchanged, the script was loaded into that store.
+/// A RESP proxy between us and the store may switch to another store after a failover without any
+/// notice. Reading INFO in the script would show that, but takes 10 µs a call, a quarter of the
+/// script's time. This check costs nothing: scripts are called by their hash, ours ends with the
+/// store's identity, and servers neither keep scripts over a restart nor replicate them (since
+/// Redis 7 and in every Valkey). So another store, or this one after a restart, does not know the
+/// hash and refuses the call. The identity is read after the load: if it is unchanged, the script
+/// was loaded into that store.
 ///
 /// # Errors
 /// [`Error::Other`] if the identity has changed meanwhile; else what the server replied.

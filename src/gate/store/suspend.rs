@@ -1,5 +1,5 @@
-//! Suspend detector: finds out if the machine was suspended, as the gateway's clock stands still then and the store's runs
-//! on.
+//! Suspend detector: finds out if the machine was suspended, as the gateway's clock stands still
+//! then and the store's runs on.
 //!
 //! A grant of the store is valid for a time by the store's clock. After a suspend this gateway
 //! would take it for valid longer than it is, so no grant from before is used.
@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::gate::Gate;
 use crate::time::Time;
 
-/// Tolerated difference, in nanoseconds, between two clocks that are read one after the other: the thread may be preempted
-/// between the reads. A choice: a suspend takes far longer than 10 ms.
+/// Tolerated difference, in nanoseconds, between two clocks that are read one after the other: the
+/// thread may be preempted between the reads. A choice: a suspend takes far longer than 10 ms.
 const READ_JITTER_NANOS: u64 = 10_000_000;
 
 /// Suspends of the machine so far.
 pub(in crate::gate) struct SuspendDetector {
     /// Total time suspended at the last noted suspend, in nanoseconds.
     noted_total: AtomicU64,
-    /// Time on the gateway's clock just after the last noted suspend, in nanoseconds; 0 if there was none.
+    /// Time on the gateway's clock just after the last noted suspend, in nanoseconds; 0 if there
+    /// was none.
     noted_at: AtomicU64,
 }
 
@@ -37,8 +38,8 @@ impl Gate {
         self.has_woken() || then.as_nanos() < self.sleep.noted_at.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the machine was suspended since the last noted suspend. Until [`note_wake`](Gate::note_wake), no
-    /// grant of the store is valid.
+    /// Returns true if the machine was suspended since the last noted suspend. Until
+    /// [`note_wake`](Gate::note_wake), no grant of the store is valid.
     pub(super) fn has_woken(&self) -> bool {
         self.unnoted_suspend().is_some()
     }
@@ -49,8 +50,8 @@ impl Gate {
         (asleep > self.sleep.noted_total.load(Ordering::Acquire).saturating_add(READ_JITTER_NANOS)).then_some(asleep)
     }
 
-    /// Notes a suspend: all grants until now are late. Called after the locker's slots of the store were dropped, so that no
-    /// later grant uses slots from before the suspend.
+    /// Notes a suspend: all grants until now are late. Called after the locker's slots of the store
+    /// were dropped, so that no later grant uses slots from before the suspend.
     pub(super) fn note_wake(&self) {
         let Some(asleep) = self.unnoted_suspend() else { return };
         // A grant at this very nanosecond uses slots from before the suspend.

@@ -4,7 +4,7 @@
 //! The locker does no I/O with the store. It returns the time of the next exchange (`sync_due`) and
 //! its content (`take_sync`), and takes the answer (`sync_answered`) or the lack of one
 //! (`sync_lost`). Between two exchanges the windows hand out the slots that they were granted. A
-//! question covers all windows of a request at once, lane by lane.
+//! question covers all windows of a request at once, group by group.
 
 mod mode;
 mod sync_request;
@@ -44,9 +44,10 @@ const REFILL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The work list of the store of shared limits.
 ///
-/// Owns the name under which the store can be asked, the mode of each shared limit, the windows that it must hear of, and
-/// the times at which it is asked for groups of waiters. Promises that what is due is due until it is taken, and that no
-/// answer to a question of an earlier round is believed. The slots that the store has granted lie in the windows.
+/// Owns the name under which the store can be asked, the mode of each shared limit, the windows
+/// that it must hear of, and the times at which it is asked for groups of waiters. Promises that
+/// what is due is due until it is taken, and that no answer to a question of an earlier round is
+/// believed. The slots that the store has granted lie in the windows.
 #[derive(Debug)]
 pub(in crate::locker) struct Sharing {
     /// Number of the present name of this gateway with the store; `None` while the store cannot be
@@ -64,7 +65,7 @@ pub(in crate::locker) struct Sharing {
     /// Limits with windows not yet scanned for state that the store does not know under the present
     /// name; the scan is in the first of them.
     pub(super) scan: VecDeque<LimitId>,
-    /// Lanes to ask for, by time: `(at, group)`.
+    /// Groups to ask for, by time: `(at, group)`.
     pub(super) asks: BTreeSet<(Time, u32)>,
     /// Present round of questions and answers. A `StoreAsk` of another round counts as `Idle`.
     pub(super) round: u32,
@@ -135,15 +136,15 @@ impl Sharing {
         self.asks.first().map_or(Time::NEVER, |(at, _)| *at).min(reports_due)
     }
 
-    /// Removes the scheduled question for a lane, as for a lane that is dropped. One that is under
-    /// way is not taken back.
+    /// Removes the scheduled question for a group, as for a group that is dropped. One that is
+    /// under way is not taken back.
     pub(in crate::locker) fn cancel_ask(&mut self, group: u32, asks: StoreAsk) {
         if let StoreAsk::Scheduled(at, _) = self.current_ask(asks) {
             self.asks.remove(&(at, group));
         }
     }
 
-    /// State of a lane's question in the present round: `Idle` if `asks` is of another round.
+    /// State of a group's question in the present round: `Idle` if `asks` is of another round.
     pub(in crate::locker) fn current_ask(&self, asks: StoreAsk) -> StoreAsk {
         match asks {
             StoreAsk::Scheduled(_, round) | StoreAsk::InFlight(round) if round != self.round => StoreAsk::Idle,
@@ -186,7 +187,7 @@ impl Sharing {
     }
 
     /// Queues a report of a window that runs out of granted slots, to prefetch more. Does nothing
-    /// for a window with a line: its lanes ask for themselves.
+    /// for a window with a queue: its groups ask for themselves.
     pub(in crate::locker) fn queue_refill(
         &mut self,
         limits: &LimitTable,

@@ -78,8 +78,8 @@ impl LockerWorld {
         self.write_all();
     }
 
-    /// Writes fail from here on. Either the disk can be marked incomplete, and the locker goes on without it; or it cannot,
-    /// and the locker is not notified.
+    /// Writes fail from here on. Either the disk can be marked incomplete, and the locker goes on
+    /// without it; or it cannot, and the locker is not notified.
     fn disk_fails(&mut self) {
         if self.disk.is_incomplete || !self.rng.one_in(3) {
             return self.lose_disk();
@@ -107,7 +107,8 @@ impl LockerWorld {
         self.drain_verdicts();
     }
 
-    /// Crashes while the disk fails, soon after the failure: earlier requests are written, later ones are not.
+    /// Crashes while the disk fails, soon after the failure: earlier requests are written, later
+    /// ones are not.
     fn crash_unpersisted(&mut self) {
         self.write_all();
         self.lose_disk();
@@ -185,7 +186,8 @@ impl LockerWorld {
         }
     }
 
-    /// Another process continues: at once, later, or after all counts have expired; possibly with other limits.
+    /// Another process continues: at once, later, or after all counts have expired; possibly with
+    /// other limits.
     fn restart_from(&mut self, snapshot: Snapshot, end: Shutdown) {
         let limits = self.locker.limits().to_vec();
         let is_over = self.rng.one_in(4);

@@ -1,4 +1,5 @@
-//! Tests of restarts after every kind of shutdown: requests that may have been sent count from the earliest possible time.
+//! Tests of restarts after every kind of shutdown: requests that may have been sent count from the
+//! earliest possible time.
 
 use super::crash_worlds::SimDisk;
 use super::crashes::{go, long, recording, write};
@@ -9,8 +10,8 @@ fn found(disk: &SimDisk) -> Snapshot {
     Snapshot { limits: disk.limits.clone(), windows: disk.records.values().cloned().collect(), ..Snapshot::default() }
 }
 
-/// A locker at 950 ms, restarted after a loss of its disk: of 30 slots per second, 10 went at 0 ms and were written, 20 went
-/// at 900 ms and were not.
+/// A locker at 950 ms, restarted after a loss of its disk: of 30 slots per second, 10 went at 0 ms
+/// and were written, 20 went at 900 ms and were not.
 fn after_unpersisted_end(rule: Limit) -> Locker {
     let (mut locker, mut disk) = recording(vec![rule]);
     assert_eq!(go(&mut locker, 0, ms(0)), 10);

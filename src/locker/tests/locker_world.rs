@@ -1,4 +1,5 @@
-//! Random worlds: requests are asked, settled, failed, returned and abandoned; rules change; time stands still and jumps.
+//! Random worlds: requests are asked, settled, failed, returned and abandoned; rules change; time
+//! stands still and jumps.
 
 use proptest::prelude::*;
 
@@ -33,7 +34,8 @@ pub(super) struct LockerWorld {
     pub(super) waiting: Vec<WorldWaiter>,
     pub(super) sent: Vec<SentRequest>,
     pub(super) number: u64,
-    /// True if the oracle may count more than the locker: rules have changed, or the locker was restarted.
+    /// True if the oracle may count more than the locker: rules have changed, or the locker was
+    /// restarted.
     pub(super) changed: bool,
     /// True if rules have changed.
     pub(super) rules_changed: bool,
@@ -78,7 +80,8 @@ impl LockerWorld {
         self.granted
     }
 
-    /// Advances time: not at all, a little, to the next timeout, or far. At times the returned time is too early.
+    /// Advances time: not at all, a little, to the next timeout, or far. At times the returned time
+    /// is too early.
     pub(super) fn advance_time(&mut self) -> Time {
         let mut time = self.now;
         match self.rng.range(0, 10) {

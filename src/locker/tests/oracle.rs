@@ -1,4 +1,5 @@
-//! Naive oracle: a list of everything that was ever granted, and loops over it. It never drops an entry.
+//! Naive oracle: a list of everything that was ever granted, and loops over it. It never drops an
+//! entry.
 
 use super::*;
 
@@ -41,7 +42,8 @@ impl Oracle {
         self.pauses.iter().any(|pause| pause.0 == limit && pause.1 == key && pause.2 > now)
     }
 
-    /// True if the window has room for `cost` more slots, by the rule as the specification words it.
+    /// True if the window has room for `cost` more slots, by the rule as the specification words
+    /// it.
     pub(super) fn room(&self, rule: &Limit, limit: u32, key: u128, cost: u64, now: Time) -> bool {
         if self.paused(limit, key, now) || rule.in_flight.is_some_and(|most| self.flying(limit, key) >= u64::from(most))
         {
@@ -73,8 +75,8 @@ impl Oracle {
         self.of(limit, key).filter(open).map(|item| item.cost).sum()
     }
 
-    /// `calendar`: slots of the present minute, including those that may be in it by a clock that is off by the guard, plus
-    /// unsettled ones.
+    /// `calendar`: slots of the present minute, including those that may be in it by a clock that
+    /// is off by the guard, plus unsettled ones.
     pub(super) fn in_period(&self, limit: u32, key: u128, rate: &Rate, now: Time) -> u64 {
         let settled =
             |item: &&OracleItem| item.settled.is_some_and(|at| at <= now && in_one_minute(at, now, rate.guard));
@@ -113,8 +115,8 @@ impl Oracle {
         windows
     }
 
-    /// Largest number of slots in one minute of an origin's clock that is off by `off` nanoseconds. `place` picks the moment
-    /// at which each was counted.
+    /// Largest number of slots in one minute of an origin's clock that is off by `off` nanoseconds.
+    /// `place` picks the moment at which each was counted.
     pub(super) fn most_in_a_minute(
         &self,
         limit: u32,
@@ -131,8 +133,9 @@ impl Oracle {
         minutes.values().copied().max().unwrap_or(0)
     }
 
-    /// Largest number of slots in any span, from the origin's side. `place` picks the moment, between its bounds, at which
-    /// each request was counted; the guarantee is that no choice exceeds N.
+    /// Largest number of slots in any span, from the origin's side. `place` picks the moment,
+    /// between its bounds, at which each request was counted; the guarantee is that no choice
+    /// exceeds N.
     pub(super) fn most_in_any_span(
         &self,
         limit: u32,

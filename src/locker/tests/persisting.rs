@@ -1,4 +1,5 @@
-//! Tests of persistence: slots are written before they are taken; from when that binds a window, and its cost for others.
+//! Tests of persistence: slots are written before they are taken; from when that binds a window,
+//! and its cost for others.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Random worlds with an upgrade in the middle: waiters and requests under way stay with the old process, and its events
-//! reach the new one late.
+//! Random worlds with an upgrade in the middle: waiters and requests under way stay with the old
+//! process, and its events reach the new one late.
 
 use std::collections::{HashMap, VecDeque};
 

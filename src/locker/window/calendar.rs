@@ -1,9 +1,11 @@
-//! Calendar window: N per minute, hour or day of a wall clock in a time zone; each window starts on its boundary.
+//! Calendar window: N per minute, hour or day of a wall clock in a time zone; each window starts on
+//! its boundary.
 //!
-//! Slots are logged with their settle times, as in a sliding window, and a period is an interval of the gateway's own time.
-//! Slots that settled before the period began are dropped, and so are slots older than any period can be. Setting the wall
-//! clock moves the ends of periods, but no settle time. An hour that the clock repeats is one window. A request sent within
-//! the guard of a boundary counts on both of its sides.
+//! Slots are logged with their settle times, as in a sliding window, and a period is an interval of
+//! the gateway's own time. Slots that settled before the period began are dropped, and so are slots
+//! older than any period can be. Setting the wall clock moves the ends of periods, but no settle
+//! time. An hour that the clock repeats is one window. A request sent within the guard of a
+//! boundary counts on both of its sides.
 
 use std::time::Duration;
 
@@ -13,8 +15,9 @@ use super::{Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
-/// Number of log entries per period. Slots that settle within one part share an entry with the time of the last of them, so
-/// that a log stays small. If the wall clock is set, that many slots more than necessary may count in the next period.
+/// Number of log entries per period. Slots that settle within one part share an entry with the time
+/// of the last of them, so that a log stays small. If the wall clock is set, that many slots more
+/// than necessary may count in the next period.
 const ENTRIES_PER_PERIOD: u64 = 3;
 
 impl WindowRule {
@@ -47,7 +50,8 @@ impl WindowRule {
         self.forget_unknown(now);
     }
 
-    /// Earliest time at which slots that settled at `at` no longer count. Exact, unless the period is unsure.
+    /// Earliest time at which slots that settled at `at` no longer count. Exact, unless the period
+    /// is unsure.
     pub(crate) fn period_opens(&self, at: Time) -> Time {
         let period = &self.period;
         let over = if at < period.next || period.is_unsure { period.until } else { period.next_until };
@@ -70,7 +74,8 @@ impl WindowRule {
         later(self.period.until, nanos(end - self.period.end))
     }
 
-    /// Start and end of the present period and end of the next one, by the present reading, in nanoseconds of Unix time.
+    /// Start and end of the present period and end of the next one, by the present reading, in
+    /// nanoseconds of Unix time.
     pub(crate) fn period_bounds(&self) -> [i128; 3] {
         let Algorithm::Calendar { unit, zone } = &self.algorithm else { return [0; 3] };
         let (start, end) = self.period.bounds;

@@ -1,11 +1,12 @@
 //! Rate-limit window: the counters of one limit for one key, and the contract of every window kind.
 //!
-//! - A slot is *taken* by a grant, *settles* later, and opens again as the kind of the window says. Until it settles it
-//!   stays busy, for however long.
+//! - A slot is *taken* by a grant, *settles* later, and opens again as the kind of the window says.
+//!   Until it settles it stays busy, for however long.
 //! - Slots taken and settled never exceed N, unless N was lowered after they were taken.
 //! - `fits` returns true exactly if `opening` returns `now`.
 //! - A window that is `idle` behaves like a new one, so it can be dropped.
-//! - A persisted limit grants only slots that were written to the journal beforehand (`prewritten`).
+//! - A persisted limit grants only slots that were written to the journal beforehand
+//!   (`prewritten`).
 //!
 //! A window never looks at other windows or at waiters, and reads no clock: `now` is an argument.
 
@@ -34,10 +35,12 @@ use super::window_queue::WindowQueue;
 use super::window_record::WindowRecord;
 use crate::time::Time;
 
-/// One window: two neighbouring cache lines, of which the second is the start of its log. A limit of up to
-/// [`settle_log::INLINE`] slots needs nothing besides, so that a million of its keys are a million times these 128 bytes.
+/// One window: two neighbouring cache lines, of which the second is the start of its log. A limit
+/// of up to [`settle_log::INLINE`] slots needs nothing besides, so that a million of its keys are a
+/// million times these 128 bytes.
 ///
-/// The order of the fields keeps a check of a window in which nothing has expired within the first cache line.
+/// The order of the fields keeps a check of a window in which nothing has expired within the first
+/// cache line.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Window {
@@ -49,7 +52,8 @@ pub(crate) struct Window {
     pub(crate) unsettled: u32,
     /// Slots settled that still count: the sum over the log.
     pub(crate) in_log: u32,
-    /// Flights: requests between their permit and the end of their response. Always 0 if the limit does not count flights.
+    /// Flights: requests between their permit and the end of their response. Always 0 if the limit
+    /// does not count flights.
     pub(crate) flying: u32,
     /// Index of the log's oldest entry in `ring`.
     start: u8,
@@ -91,7 +95,8 @@ impl Window {
         window
     }
 
-    /// An empty window, regardless of any rule; needs no allocation. Also marks a vacant place of the table.
+    /// An empty window, regardless of any rule; needs no allocation. Also marks a vacant place of
+    /// the table.
     pub(crate) fn bare(limit: LimitId, key: Key) -> Window {
         Window {
             key,
@@ -116,7 +121,8 @@ impl Window {
         self.queue.is_none() && self.extra.is_none()
     }
 
-    /// A window loaded from disk. Slots that were open in `record` count as settled at `settled`; `unknown` slots are added.
+    /// A window loaded from disk. Slots that were open in `record` count as settled at `settled`;
+    /// `unknown` slots are added.
     pub(crate) fn restored<'u>(
         record: &WindowRecord,
         rule: &WindowRule,
@@ -133,7 +139,8 @@ impl Window {
         window
     }
 
-    /// A window taken over from another process, with its unsettled slots and its flights still under way.
+    /// A window taken over from another process, with its unsettled slots and its flights still
+    /// under way.
     pub(crate) fn handed_over(record: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::from_record(record, rule, now);
         (window.unsettled, window.flying) = (record.open, record.flying);
@@ -152,8 +159,8 @@ impl Window {
         window
     }
 
-    /// Record of its counters, with `open` slots that have not settled. A log of more than `max_log` entries is shortened to
-    /// that.
+    /// Record of its counters, with `open` slots that have not settled. A log of more than
+    /// `max_log` entries is shortened to that.
     pub(crate) fn record(&self, rule: &WindowRule, open: u32, max_log: usize) -> WindowRecord {
         WindowRecord {
             limit: self.limit,
@@ -167,7 +174,8 @@ impl Window {
         }
     }
 
-    /// Drops whatever no longer counts. Must be called with the same `now` before any of the queries below.
+    /// Drops whatever no longer counts. Must be called with the same `now` before any of the
+    /// queries below.
     #[inline]
     pub(crate) fn expire(&mut self, rule: &WindowRule, now: Time) {
         if rule.store_managed {
@@ -201,7 +209,8 @@ impl Window {
             && (!matches!(rule.algorithm, Algorithm::Smooth) || smooth::is_spaced(self, rule, cost, now))
     }
 
-    /// Takes the slots of a request that fits. Returns the time by which it must have left for the origin.
+    /// Takes the slots of a request that fits. Returns the time by which it must have left for the
+    /// origin.
     #[inline]
     pub(crate) fn take(&mut self, rule: &WindowRule, cost: u32) -> Time {
         self.unsettled += rule.slots(cost);
@@ -253,8 +262,9 @@ impl Window {
         }
     }
 
-    /// Time at which a request of `cost` slots has room, after `ahead` slots and `flights` requests that go before it at
-    /// once. `None` if that depends on a settle, a returned slot, the end of a flight or a pending write.
+    /// Time at which a request of `cost` slots has room, after `ahead` slots and `flights` requests
+    /// that go before it at once. `None` if that depends on a settle, a returned slot, the end of a
+    /// flight or a pending write.
     pub(crate) fn opening(&self, rule: &WindowRule, ahead: u64, flights: u32, cost: u32, now: Time) -> Option<Time> {
         if rule.store_managed {
             let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
@@ -301,12 +311,14 @@ impl Window {
         later(self.first_at(), rule.span)
     }
 
-    /// Time at which the `place`-th slot opens, if all unsettled slots settled now. `place` must be at most N.
+    /// Time at which the `place`-th slot opens, if all unsettled slots settled now. `place` must be
+    /// at most N.
     pub(crate) fn opening_at_best(&self, rule: &WindowRule, place: u64, from: Time) -> Time {
         sliding::opening(self, rule, place, from).unwrap_or_else(|| later(from, rule.span))
     }
 
-    /// Earliest time at which the spacing of `smooth` lets a request of `cost` slots go after `ahead` others.
+    /// Earliest time at which the spacing of `smooth` lets a request of `cost` slots go after
+    /// `ahead` others.
     pub(crate) fn spacing_at_best(&self, rule: &WindowRule, ahead: u64, cost: u32, from: Time) -> Time {
         match rule.algorithm {
             Algorithm::Smooth => smooth::bound(self, rule, ahead, cost, from),
@@ -324,7 +336,8 @@ impl Window {
         self.is_blank(rule, now) && !self.has_pending_write(rule) && !self.has_store_state(rule, now)
     }
 
-    /// True if no count, spacing, pause or waiter needs to be remembered. Ignores journal and store.
+    /// True if no count, spacing, pause or waiter needs to be remembered. Ignores journal and
+    /// store.
     pub(crate) fn is_blank(&self, rule: &WindowRule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
         let spaced = !matches!(rule.algorithm, Algorithm::Smooth) || self.tat() <= now;

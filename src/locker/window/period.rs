@@ -9,17 +9,20 @@ use crate::time::Time;
 
 /// Period of a `calendar` limit.
 ///
-/// Its end is not known exactly if the wall clock was set recently or a guard is kept. By the fastest clock the next period
-/// begins at `next`; by the slowest this one ends at `until`. Slots that settle between the two count in both.
+/// Its end is not known exactly if the wall clock was set recently or a guard is kept. By the
+/// fastest clock the next period begins at `next`; by the slowest this one ends at `until`. Slots
+/// that settle between the two count in both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CalendarPeriod {
     /// Start and end by the present reading, in nanoseconds of Unix time.
     pub(super) bounds: (i128, i128),
     /// Start: slots that settled before do not count any more.
     pub(super) began: Time,
-    /// Earliest start of the next period: slots that settle from here on count in the next one, too.
+    /// Earliest start of the next period: slots that settle from here on count in the next one,
+    /// too.
     pub(super) next: Time,
-    /// Latest end: from here on only these count. `NEVER` for limits without a calendar, and while the end is unknown.
+    /// Latest end: from here on only these count. `NEVER` for limits without a calendar, and while
+    /// the end is unknown.
     pub(crate) until: Time,
     /// Latest end of the next period.
     pub(super) next_until: Time,
@@ -27,8 +30,8 @@ pub(crate) struct CalendarPeriod {
     pub(super) end: i128,
     /// Maximum length in nanoseconds: slots that settled longer ago settled in an earlier period.
     pub(super) longest: u64,
-    /// True if the accepted clock readings are so far apart that by one of them no period may ever be over. Slots then open
-    /// when they are as old as a period can be.
+    /// True if the accepted clock readings are so far apart that by one of them no period may ever
+    /// be over. Slots then open when they are as old as a period can be.
     pub(crate) is_unsure: bool,
 }
 
@@ -82,8 +85,9 @@ fn minute(zone: &TimeZone, unix: i128, length: i128) -> Option<(i128, i128)> {
     Some((start, start + length))
 }
 
-/// The hour or day of the local clock. A boundary that the clock skips lies at the moment of the skip. A boundary that it
-/// repeats is the first of the two, so that the repeated time belongs to one window.
+/// The hour or day of the local clock. A boundary that the clock skips lies at the moment of the
+/// skip. A boundary that it repeats is the first of the two, so that the repeated time belongs to
+/// one window.
 fn local(unit: Unit, zone: &TimeZone, unix: i128) -> Option<(i128, i128)> {
     let civil = zone.to_datetime(Timestamp::from_nanosecond(unix).ok()?);
     let midnight = civil.date().to_datetime(jiff::civil::Time::midnight());

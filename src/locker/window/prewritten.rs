@@ -1,8 +1,8 @@
 //! Write-ahead allowance of a window: slots written to the journal before they are taken.
 //!
-//! A window with a long span must not forget any slot in a crash. So its slots are written to disk in blocks beforehand,
-//! and only written slots are granted. The unused rest of a block counts as taken after a crash: at most a hundredth of
-//! N, or the number that waiters were about to take.
+//! A window with a long span must not forget any slot in a crash. So its slots are written to disk
+//! in blocks beforehand, and only written slots are granted. The unused rest of a block counts as
+//! taken after a crash: at most a hundredth of N, or the number that waiters were about to take.
 
 use super::Window;
 use super::window_rule::WindowRule;
@@ -11,7 +11,8 @@ use crate::time::Time;
 /// Write-ahead state of one window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Prewritten {
-    /// Term of the rule to which all fields but `persisted` belong. In any other term they are void.
+    /// Term of the rule to which all fields but `persisted` belong. In any other term they are
+    /// void.
     term: u32,
     /// Number of written slots not taken yet: these may be granted without another write.
     left: u32,
@@ -19,11 +20,13 @@ pub(super) struct Prewritten {
     in_write: u32,
     /// True if a write is requested or under way.
     requested: bool,
-    /// True if all slots that the window holds are known to be written, so that returned ones may be granted again.
+    /// True if all slots that the window holds are known to be written, so that returned ones may
+    /// be granted again.
     covered: bool,
     /// True if the record being written is out of date already.
     outdated: bool,
-    /// True if the journal holds a record of the window, which must be removed when the window is dropped.
+    /// True if the journal holds a record of the window, which must be removed when the window is
+    /// dropped.
     persisted: bool,
 }
 
@@ -50,8 +53,8 @@ impl Window {
         self.extra.as_ref().map_or(0, |extra| extra.prewritten.term) != rule.term
     }
 
-    /// True if only pending I/O keeps a request of `cost` slots back: a journal write, or, for a shared window, the store's
-    /// answer about when slots open.
+    /// True if only pending I/O keeps a request of `cost` slots back: a journal write, or, for a
+    /// shared window, the store's answer about when slots open.
     pub(crate) fn awaits_io(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         if rule.store_managed {
             let unknown = self.lease_opens(rule, cost, now).is_none() && self.store_opens_after(rule, cost) <= now;
@@ -90,16 +93,17 @@ impl Window {
         !std::mem::replace(&mut self.prewritten_mut(rule).requested, true)
     }
 
-    /// Notes that the window's present state must be written. Returns false if a write is requested already; if one is
-    /// under way, another follows it.
+    /// Notes that the window's present state must be written. Returns false if a write is requested
+    /// already; if one is under way, another follows it.
     pub(crate) fn request_rewrite(&mut self, rule: &WindowRule) -> bool {
         let prewritten = self.prewritten_mut(rule);
         prewritten.outdated = prewritten.requested;
         !std::mem::replace(&mut prewritten.requested, true)
     }
 
-    /// Begins a write that has room for `wanted` slots. Returns the number of slots that the record must count as taken,
-    /// as far as a reader after a crash can know: unsettled slots, the allowance left, and the slots added to it.
+    /// Begins a write that has room for `wanted` slots. Returns the number of slots that the record
+    /// must count as taken, as far as a reader after a crash can know: unsettled slots, the
+    /// allowance left, and the slots added to it.
     pub(crate) fn begin_write(&mut self, rule: &WindowRule, wanted: u32) -> u32 {
         let unsettled = self.unsettled;
         let prewritten = self.prewritten_mut(rule);
@@ -108,7 +112,8 @@ impl Window {
         unsettled.saturating_add(prewritten.left).saturating_add(prewritten.in_write)
     }
 
-    /// Ends the write that `begin_write` began. Returns true if the record is out of date by now and must be written again.
+    /// Ends the write that `begin_write` began. Returns true if the record is out of date by now
+    /// and must be written again.
     pub(crate) fn end_write(&mut self, rule: &WindowRule) -> bool {
         let prewritten = self.prewritten_mut(rule);
         prewritten.left = prewritten.left.saturating_add(std::mem::take(&mut prewritten.in_write));

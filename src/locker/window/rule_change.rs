@@ -1,7 +1,8 @@
 //! Rule change: carries a window over to a new rule when its limit is reloaded.
 //!
-//! From then on the guarantee holds under the new rule, including everything the old rule counted. Slots that the old rule
-//! had dropped but the new one would still count are assumed to be a full window.
+//! From then on the guarantee holds under the new rule, including everything the old rule counted.
+//! Slots that the old rule had dropped but the new one would still count are assumed to be a full
+//! window.
 
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
 impl WindowRule {
-    /// Takes over the limit-wide state of the `old` rule at `now`, before any window is changed. By `until` all slots
-    /// granted under the old rule have settled. Returns the slots that this rule counts but no window shows: the old rule
-    /// had dropped them, or had no need to know them.
+    /// Takes over the limit-wide state of the `old` rule at `now`, before any window is changed. By
+    /// `until` all slots granted under the old rule have settled. Returns the slots that this rule
+    /// counts but no window shows: the old rule had dropped them, or had no need to know them.
     pub(crate) fn change_rule(
         &mut self,
         old: &WindowRule,
@@ -54,8 +55,9 @@ impl WindowRule {
         unseen
     }
 
-    /// Latest settle time of slots that would count now but were dropped when the old rule's period began; `None` if there
-    /// are none. A longer guard covers the boundaries to come, not the one at which the period began.
+    /// Latest settle time of slots that would count now but were dropped when the old rule's period
+    /// began; `None` if there are none. A longer guard covers the boundaries to come, not the one
+    /// at which the period began.
     fn period_forgotten(&mut self, old: &WindowRule) -> Option<Time> {
         if let (Algorithm::Calendar { unit, zone }, Algorithm::Calendar { unit: old_unit, zone: old_zone }) =
             (&self.algorithm, &old.algorithm)
@@ -71,7 +73,8 @@ impl WindowRule {
 }
 
 impl Window {
-    /// Moves the window from the `old` rule to the `new` one, and adds the `unseen` slots, oldest first.
+    /// Moves the window from the `old` rule to the `new` one, and adds the `unseen` slots, oldest
+    /// first.
     pub(crate) fn change_rule(&mut self, old: &WindowRule, new: &WindowRule, unseen: &[UnknownSlots], now: Time) {
         self.expire(old, now);
         let (settled, at) = (self.in_log, self.settled_by(old, now));
@@ -109,7 +112,8 @@ impl Window {
         }
     }
 
-    /// Drops the counts of a key that can no longer be told from others, and counts the limit's unknown slots instead.
+    /// Drops the counts of a key that can no longer be told from others, and counts the limit's
+    /// unknown slots instead.
     pub(crate) fn forget_key(&mut self, rule: &WindowRule, now: Time) {
         self.log_clear();
         self.count_unknown(rule.unknown.iter(), rule, now);

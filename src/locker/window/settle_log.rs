@@ -1,6 +1,7 @@
 //! Settle log of a window: the number of slots that settled at each time, oldest first.
 //!
-//! The oldest entries lie in a ring buffer inside the window; only entries beyond its size are allocated.
+//! The oldest entries lie in a ring buffer inside the window; only entries beyond its size are
+//! allocated.
 
 use std::collections::VecDeque;
 
@@ -10,8 +11,9 @@ use crate::time::Time;
 /// Number of entries inside the window: as many as fill its second cache line.
 pub(crate) const INLINE: usize = 5;
 
-/// Initial capacity for the entries beyond the ring. The C library's allocator caches blocks below this size for later
-/// requests of the same size, so that a million idle keys would not give their memory back.
+/// Initial capacity for the entries beyond the ring. The C library's allocator caches blocks below
+/// this size for later requests of the same size, so that a million idle keys would not give their
+/// memory back.
 const FIRST_CAPACITY: usize = 16;
 
 /// Slots that settled at one moment.
@@ -23,7 +25,8 @@ pub(crate) struct LogEntry {
     pub(crate) count: u32,
 }
 
-/// Ring buffer inside the window. Times and counts are separate arrays, because pairs of them would be padded.
+/// Ring buffer inside the window. Times and counts are separate arrays, because pairs of them would
+/// be padded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogRing {
     /// Settle times, in ring order.
@@ -39,8 +42,8 @@ impl Window {
         self.oldest
     }
 
-    /// Appends `count` slots that settled at `at`, or adds them to the last entry if that is later: the log never goes
-    /// back in time, and no entry is earlier than the settle it stands for.
+    /// Appends `count` slots that settled at `at`, or adds them to the last entry if that is later:
+    /// the log never goes back in time, and no entry is earlier than the settle it stands for.
     #[inline]
     pub(super) fn log_push(&mut self, at: Time, count: u32) {
         if count == 0 {
@@ -74,8 +77,8 @@ impl Window {
         }
     }
 
-    /// Adds `count` slots that settled at `at` to the last entry and moves that entry to the later of the two times. Appends
-    /// a new entry instead if the last one is older than `since`.
+    /// Adds `count` slots that settled at `at` to the last entry and moves that entry to the later
+    /// of the two times. Appends a new entry instead if the last one is older than `since`.
     pub(super) fn log_join(&mut self, since: Time, at: Time, count: u32) {
         if count == 0 {
             return;
@@ -177,7 +180,8 @@ impl Window {
         (0..self.len).map(|number| self.entry(number)).chain(overflow)
     }
 
-    /// Entries as times and counts, oldest first. If there are more than `most`, neighbours are merged at the later time.
+    /// Entries as times and counts, oldest first. If there are more than `most`, neighbours are
+    /// merged at the later time.
     pub(crate) fn short_log(&self, rule: &super::WindowRule, most: usize) -> Vec<(Time, u32)> {
         let step = (rule.span / most as u64).max(1);
         let mut log: Vec<(Time, u32)> = Vec::new();

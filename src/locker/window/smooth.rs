@@ -1,10 +1,12 @@
-//! Smooth window: GCRA (generic cell rate algorithm) spacing of T/N with a burst, and never more than N in any span of T.
+//! Smooth window: GCRA (generic cell rate algorithm) spacing of T/N with a burst, and never more
+//! than N in any span of T.
 //!
-//! Spacing alone would let nearly 2N through in one T (a burst, and then the refill), so the sliding rule applies besides.
-//! `tat` is the theoretical arrival time of ITU-T I.371: the moment up to which the spacing is used up.
+//! Spacing alone would let nearly 2N through in one T (a burst, and then the refill), so the
+//! sliding rule applies besides. `tat` is the theoretical arrival time of ITU-T I.371: the moment
+//! up to which the spacing is used up.
 //!
-//! Example with N = 10, T = 1 s, burst = 3: after a pause three requests go at once, and
-//! each further one 100 ms after the one before, as long as no second holds more than ten.
+//! Example with N = 10, T = 1 s, burst = 3: after a pause three requests go at once, and each
+//! further one 100 ms after the one before, as long as no second holds more than ten.
 
 use super::Window;
 use super::window_rule::{WindowRule, later};
@@ -25,7 +27,8 @@ pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Ti
     window.extra_mut().tat = tat;
 }
 
-/// Time at which the spacing lets `cost` slots go after `ahead` others; `None` if that depends on unsettled slots.
+/// Time at which the spacing lets `cost` slots go after `ahead` others; `None` if that depends on
+/// unsettled slots.
 ///
 /// The sliding rule has an opening of its own; the later of the two applies.
 pub(super) fn opening(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, now: Time) -> Option<Time> {
@@ -44,7 +47,8 @@ pub(super) fn bound(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, n
     Time::from_nanos(due).max(now)
 }
 
-/// Spacing that a request may use in advance, in nanoseconds: the burst, or the request's own cost if that is more.
+/// Spacing that a request may use in advance, in nanoseconds: the burst, or the request's own cost
+/// if that is more.
 fn saved(rule: &WindowRule, cost: u32) -> u64 {
     u64::from(rule.burst.max(cost)).saturating_mul(rule.interval)
 }

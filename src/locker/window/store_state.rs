@@ -1,8 +1,9 @@
-//! Store state of a shared window: leases granted by the store, and the changes still to be reported to it.
+//! Store state of a shared window: leases granted by the store, and the changes still to be
+//! reported to it.
 //!
-//! A window of a shared limit does not compute free slots itself. It grants the slots that the store has leased to this
-//! gateway, within the time of the lease, and reports when they settled. It keeps its own counts all the same: they
-//! decide when the store is unreachable.
+//! A window of a shared limit does not compute free slots itself. It grants the slots that the
+//! store has leased to this gateway, within the time of the lease, and reports when they settled.
+//! It keeps its own counts all the same: they decide when the store is unreachable.
 
 use std::collections::VecDeque;
 
@@ -10,11 +11,13 @@ use super::Window;
 use super::window_rule::WindowRule;
 use crate::time::Time;
 
-/// Maximum number of settled entries in one report: the store blocks all gateways while it processes a report. Beyond it,
-/// neighbouring entries are merged into one with the later one's time.
+/// Maximum number of settled entries in one report: the store blocks all gateways while it
+/// processes a report. Beyond it, neighbouring entries are merged into one with the later one's
+/// time.
 const MAX_REPORTED: usize = 200;
-/// Maximum number of settled entries kept while the store is unreachable. Within its own span a window never has as many
-/// (up to 1024 exact ones, or 1024 steps of the span), but another gateway may count slots for longer.
+/// Maximum number of settled entries kept while the store is unreachable. Within its own span a
+/// window never has as many (up to 1024 exact ones, or 1024 steps of the span), but another gateway
+/// may count slots for longer.
 const MAX_KEPT: usize = 4096;
 
 /// Slots granted by the store, for a limited time.
@@ -22,7 +25,8 @@ const MAX_KEPT: usize = 4096;
 pub(crate) struct SlotLease {
     /// Time at which the slots open.
     pub(crate) from: Time,
-    /// End of the lease. A request that has not left by then must not leave: the store counts this gateway as gone.
+    /// End of the lease. A request that has not left by then must not leave: the store counts this
+    /// gateway as gone.
     pub(crate) until: Time,
     /// Number of slots not used yet.
     pub(crate) slots: u32,
@@ -46,8 +50,8 @@ pub(crate) struct Delta {
 /// Grants from the store, and changes to report to it.
 #[derive(Debug, Default)]
 pub(super) struct StoreState {
-    /// Term of the rule under which the store granted and said everything down to `opens_after`. In any other term these
-    /// fields are void.
+    /// Term of the rule under which the store granted and said everything down to `opens_after`. In
+    /// any other term these fields are void.
     term: u32,
     /// Leases, ordered by the time at which they open.
     leases: VecDeque<SlotLease>,
@@ -55,7 +59,8 @@ pub(super) struct StoreState {
     returned: u32,
     /// Ended flights to report.
     landed: u32,
-    /// Lower bound from the store: before this time nothing opens for a request of at least this many slots.
+    /// Lower bound from the store: before this time nothing opens for a request of at least this
+    /// many slots.
     opens_after: (Time, u32),
     /// Settled slots to report: times and counts, oldest first.
     settled: VecDeque<(Time, u32)>,
@@ -89,7 +94,8 @@ impl StoreState {
         }
     }
 
-    /// True if nothing needs to be reported. While the store is unreachable, only slots that still count make it false.
+    /// True if nothing needs to be reported. While the store is unreachable, only slots that still
+    /// count make it false.
     fn is_empty(&self, rule: &WindowRule, now: Time) -> bool {
         let counts = |(at, _): &(Time, u32)| at.as_nanos() > now.as_nanos().saturating_sub(rule.report_span());
         let (is_connected, holds) = (rule.store_managed && !rule.store_lost, self.term == rule.term);
@@ -155,7 +161,8 @@ impl Window {
         (slots == 0 && flights == 0).then_some(at)
     }
 
-    /// Uses leases that [`Window::lease_opens`] found to be enough. Returns the time by which the request must have left.
+    /// Uses leases that [`Window::lease_opens`] found to be enough. Returns the time by which the
+    /// request must have left.
     pub(super) fn use_lease(&mut self, rule: &WindowRule, cost: u32) -> Time {
         let (mut slots, mut flights) = (rule.slots(cost), u32::from(rule.counts_flights()));
         let store = self.store_in_term_mut(rule);
@@ -182,7 +189,8 @@ impl Window {
         store.leases.insert(place, lease);
     }
 
-    /// Records the store's answer that nothing opens before `opens_after` for a request of at least `cost` slots.
+    /// Records the store's answer that nothing opens before `opens_after` for a request of at least
+    /// `cost` slots.
     pub(crate) fn set_opens_after(&mut self, rule: &WindowRule, opens_after: Time, cost: u32) {
         self.store_in_term_mut(rule).opens_after = (opens_after, cost);
     }
@@ -194,7 +202,8 @@ impl Window {
         }
     }
 
-    /// Time before which no request of `cost` slots can go, according to the store; `Time::START` if nothing is known.
+    /// Time before which no request of `cost` slots can go, according to the store; `Time::START`
+    /// if nothing is known.
     pub(crate) fn store_opens_after(&self, rule: &WindowRule, cost: u32) -> Time {
         match self.store_in_term(rule) {
             Some(StoreState { opens_after: (later, for_cost), .. }) if cost >= *for_cost => *later,
@@ -272,7 +281,8 @@ impl Window {
         self.store_mut().settled = log.into();
     }
 
-    /// Queues `slots` that were leased, taken and not used, and `flights` that have ended, for the next report.
+    /// Queues `slots` that were leased, taken and not used, and `flights` that have ended, for the
+    /// next report.
     pub(super) fn report_unused(&mut self, rule: &WindowRule, slots: u32, flights: u32) {
         let store = self.store_in_term_mut(rule);
         store.returned = store.returned.saturating_add(slots);
@@ -284,13 +294,15 @@ impl Window {
         !std::mem::replace(&mut self.store_mut().report_queued, true)
     }
 
-    /// True if so few leased slots are left, compared with recent use, that more should be requested before a request waits.
+    /// True if so few leased slots are left, compared with recent use, that more should be
+    /// requested before a request waits.
     pub(crate) fn needs_refill(&self, rule: &WindowRule) -> bool {
         let left = u64::from(self.leased_slots(rule));
         self.store_state().is_some_and(|store| store.under_way == 0 && left < 2 * u64::from(store.recent_use.max(1)))
     }
 
-    /// Takes the report that is about to be sent. The flag is true if the store does not know the window under `epoch` yet.
+    /// Takes the report that is about to be sent. The flag is true if the store does not know the
+    /// window under `epoch` yet.
     pub(crate) fn take_delta(&mut self, rule: &WindowRule, epoch: u64, now: Time) -> (Delta, bool) {
         let has_waiters = self.queue().is_some();
         let store = self.store_in_term_mut(rule);
@@ -311,7 +323,8 @@ impl Window {
         (to_report, is_new)
     }
 
-    /// Returns leases that were not used since the last heartbeat. Returns true if there is something to report.
+    /// Returns leases that were not used since the last heartbeat. Returns true if there is
+    /// something to report.
     pub(crate) fn heartbeat(&mut self, rule: &WindowRule) -> bool {
         let has_waiters = self.queue().is_some();
         let store = self.store_in_term_mut(rule);
@@ -333,7 +346,8 @@ impl Window {
         store.under_way = store.under_way.saturating_sub(1);
     }
 
-    /// Notes that a report may not have arrived. It is sent again, so that the store may count it twice, never too little.
+    /// Notes that a report may not have arrived. It is sent again, so that the store may count it
+    /// twice, never too little.
     pub(crate) fn report_lost(&mut self, settled: Vec<(Time, u32)>) {
         let store = self.store_mut();
         store.under_way = store.under_way.saturating_sub(1);

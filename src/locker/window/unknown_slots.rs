@@ -1,11 +1,13 @@
-//! Unknown slots: slots that may have been taken but that no window shows, after a crash or under a rule with a longer span.
+//! Unknown slots: slots that may have been taken but that no window shows, after a crash or under a
+//! rule with a longer span.
 
 use super::window_rule::{Algorithm, UnknownSlots, WindowRule};
 use super::{Window, later};
 use crate::time::Time;
 
-/// Maximum number of entries per limit. Beyond it, the two oldest are merged into one with the later one's time. A crash or
-/// reload within the span adds one entry at most, so that 64 are rarely reached.
+/// Maximum number of entries per limit. Beyond it, the two oldest are merged into one with the
+/// later one's time. A crash or reload within the span adds one entry at most, so that 64 are
+/// rarely reached.
 const MAX_UNKNOWN: usize = 64;
 
 /// Inserts in order of time; merges the two oldest entries if there are too many.
@@ -27,7 +29,8 @@ impl WindowRule {
         add(&mut self.unknown, unknown);
     }
 
-    /// Adds unknown slots of a shared or dry-run limit, which do not count here as long as it is one.
+    /// Adds unknown slots of a shared or dry-run limit, which do not count here as long as it is
+    /// one.
     pub(crate) fn suspend_unknown(&mut self, unknown: UnknownSlots, now: Time) {
         self.forget_unknown(now);
         add(&mut self.suspended, unknown);
@@ -72,7 +75,8 @@ impl WindowRule {
 }
 
 impl Window {
-    /// Fills the window with unknown slots, the latest first: at most N can have been taken, and possibly as late as that.
+    /// Fills the window with unknown slots, the latest first: at most N can have been taken, and
+    /// possibly as late as that.
     pub(super) fn count_unknown<'u>(
         &mut self,
         unknown: impl DoubleEndedIterator<Item = &'u UnknownSlots>,

@@ -1,4 +1,5 @@
-//! Limit rule: a limit's settings as the integers that its windows compute with, and the limit-wide state.
+//! Limit rule: a limit's settings as the integers that its windows compute with, and the limit-wide
+//! state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +10,16 @@ use super::period::CalendarPeriod;
 use crate::locker::limit::{Counts, Kind, Limit, Priority, Unit, WhenFull};
 use crate::time::Time;
 
-/// Up to this N a window logs exact settle times. A larger one logs them in steps of 1/1024 of its span, so that its log
-/// never has more than 1025 entries (16 KiB).
+/// Up to this N a window logs exact settle times. A larger one logs them in steps of 1/1024 of its
+/// span, so that its log never has more than 1025 entries (16 KiB).
 const EXACT_UP_TO: u32 = 1024;
 
-/// Divisor of N for the slots written ahead: a crash costs at most a hundredth of N. Small in tests, to reach the edges.
+/// Divisor of N for the slots written ahead: a crash costs at most a hundredth of N. Small in
+/// tests, to reach the edges.
 const BLOCK_FRACTION: u32 = if cfg!(test) { 3 } else { 100 };
 
-/// Longest span in nanoseconds (10 s) that is not persisted: after a crash such a window counts as full for its span.
+/// Longest span in nanoseconds (10 s) that is not persisted: after a crash such a window counts as
+/// full for its span.
 pub(crate) const MAX_UNPERSISTED_SPAN: u64 = if cfg!(test) { 40_000_000 } else { 10_000_000_000 };
 
 /// Slots that may have been taken in each window of a limit, and settled at or before a moment.
@@ -74,9 +77,11 @@ pub(crate) struct WindowRule {
     pub(crate) burst: u32,
     /// Window kind, which decides how slots open.
     pub(crate) algorithm: Algorithm,
-    /// `calendar`: unit and zone in words, by which gateways compare whether they count the same periods.
+    /// `calendar`: unit and zone in words, by which gateways compare whether they count the same
+    /// periods.
     pub(crate) calendar: Option<Arc<str>>,
-    /// True if a slot settles with the origin's answer and not with the request's departure (`counts = "answered"`).
+    /// True if a slot settles with the origin's answer and not with the request's departure
+    /// (`counts = "answered"`).
     pub(crate) answered: bool,
     /// M, the maximum of flights; `u32::MAX` if flights are not capped.
     pub(crate) in_flight: u32,
@@ -100,21 +105,23 @@ pub(crate) struct WindowRule {
     pub(crate) period: CalendarPeriod,
     /// Slots that may have been taken but that no window shows, oldest first.
     pub(crate) unknown: Vec<UnknownSlots>,
-    /// Unknown slots of a limit that is not persisted here, because it is shared or a dry run. They count as soon as it is
-    /// neither.
+    /// Unknown slots of a limit that is not persisted here, because it is shared or a dry run. They
+    /// count as soon as it is neither.
     pub(crate) suspended: Vec<UnknownSlots>,
-    /// Flights of an earlier rule that counted from the answer: the time until which they may be under way, and for how long
-    /// after an end of the process they may still reach the origin.
+    /// Flights of an earlier rule that counted from the answer: the time until which they may be
+    /// under way, and for how long after an end of the process they may still reach the origin.
     pub(crate) lingers: Option<(Time, Duration)>,
     /// Time from which on every count is known (unless it has expired).
     pub(crate) since: Time,
-    /// Term number: changes whenever earlier journal records or store grants of this limit's windows become invalid. Each
-    /// window keeps the number under which it got them, so that a new term needs no pass over the windows. Wraps around.
+    /// Term number: changes whenever earlier journal records or store grants of this limit's
+    /// windows become invalid. Each window keeps the number under which it got them, so that a new
+    /// term needs no pass over the windows. Wraps around.
     pub(crate) term: u32,
-    /// True if slots are written to the journal before they are taken, so that a crash forgets none.
+    /// True if slots are written to the journal before they are taken, so that a crash forgets
+    /// none.
     pub(crate) persisted: bool,
-    /// True if windows without a write in this term still grant slots that were not written: a crash is known to forget
-    /// these.
+    /// True if windows without a write in this term still grant slots that were not written: a
+    /// crash is known to forget these.
     pub(crate) catches_up: bool,
     /// Number of slots written ahead per window: the cost of a crash.
     pub(crate) block: u32,
@@ -122,24 +129,28 @@ pub(crate) struct WindowRule {
     pub(crate) initial_prewritten: u32,
     /// True if several gateways count this limit together.
     pub(crate) shared: bool,
-    /// Longest span, in nanoseconds, for which any gateway counts a settled slot, as far as the store has reported.
+    /// Longest span, in nanoseconds, for which any gateway counts a settled slot, as far as the
+    /// store has reported.
     pub(crate) longest_span: u64,
     /// True if the store grants the slots at present.
     pub(crate) store_managed: bool,
     /// True if the store is unreachable.
     pub(crate) store_lost: bool,
-    /// `requests`, `interval` and `in_flight` of the whole limit, before any division among gateways.
+    /// `requests`, `interval` and `in_flight` of the whole limit, before any division among
+    /// gateways.
     pub(crate) whole: (u32, u64, u32),
     /// True if `requests` and `in_flight` are this gateway's fraction of the whole.
     pub(crate) is_fraction: bool,
-    /// End of that fraction: no grants from then on, and granted requests must have left. `NEVER` for a whole limit.
+    /// End of that fraction: no grants from then on, and granted requests must have left. `NEVER`
+    /// for a whole limit.
     pub(crate) until: Time,
     /// Number of live windows.
     pub(crate) live: usize,
 }
 
 impl WindowRule {
-    /// The rule of a limit at its start. Clamps N to 1 ..= `u32::MAX` - 1, as `u32::MAX` means uncounted.
+    /// The rule of a limit at its start. Clamps N to 1 ..= `u32::MAX` - 1, as `u32::MAX` means
+    /// uncounted.
     pub(crate) fn new(limit: &Limit) -> WindowRule {
         let mut rule = WindowRule {
             requests: u32::MAX,
@@ -206,7 +217,8 @@ impl WindowRule {
         rule
     }
 
-    /// Invalidates the journal records and store grants of all windows. A term number repeats after 2^32 terms.
+    /// Invalidates the journal records and store grants of all windows. A term number repeats after
+    /// 2^32 terms.
     pub(crate) fn begin_term(&mut self) {
         self.term = self.term.wrapping_add(1);
         (self.initial_prewritten, self.catches_up) = (0, false);
@@ -232,8 +244,8 @@ impl WindowRule {
         self.span.max(self.longest_span)
     }
 
-    /// Time by which all requests under way have settled if the process ends at `now`. They may reach the origin a little
-    /// later; a request with an incomplete head never does.
+    /// Time by which all requests under way have settled if the process ends at `now`. They may
+    /// reach the origin a little later; a request with an incomplete head never does.
     pub(crate) fn settled_at_end(&self, now: Time) -> Time {
         let own = if self.answered { self.linger } else { Duration::ZERO };
         let earlier = self.lingers.filter(|(until, _)| *until > now).map_or(Duration::ZERO, |(_, linger)| linger);

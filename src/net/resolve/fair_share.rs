@@ -1,9 +1,11 @@
-//! Fair-share semaphore: a fixed number of tokens; a caller gets another one while it has fewer than are free.
+//! Fair-share semaphore: a fixed number of tokens; a caller gets another one while it has fewer
+//! than are free.
 //!
-//! This is the dynamic threshold of Choudhury and Hahne (IEEE/ACM Transactions on Networking 6(2), 1998) with α = 1. A
-//! single caller gets as many as one caller may have. Of `n` callers that hold all they can get, each has about 1/(n + 1) of
-//! the tokens, and as many stay free for the next caller. A caller without a token waits only while none is free, which
-//! takes as many callers as there are tokens.
+//! This is the dynamic threshold of Choudhury and Hahne (IEEE/ACM Transactions on Networking 6(2),
+//! 1998) with α = 1. A single caller gets as many as one caller may have. Of `n` callers that hold
+//! all they can get, each has about 1/(n + 1) of the tokens, and as many stay free for the next
+//! caller. A caller without a token waits only while none is free, which takes as many callers as
+//! there are tokens.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -135,7 +137,8 @@ impl ShareState {
 }
 
 impl CallerShare {
-    /// Position in the queue: (tokens, number of the first waiter, caller); `None` without a waiter.
+    /// Position in the queue: (tokens, number of the first waiter, caller); `None` without a
+    /// waiter.
     fn rank(&self, caller: u64) -> Option<(usize, u64, u64)> {
         self.waiters.first_key_value().map(|(number, _)| (self.taken, *number, caller))
     }

@@ -1,4 +1,5 @@
-//! Tests of the resolver: lookups that hang until the test releases them, merged lookups, cached failures.
+//! Tests of the resolver: lookups that hang until the test releases them, merged lookups, cached
+//! failures.
 
 use std::collections::HashSet;
 use std::sync::Condvar;
@@ -6,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-/// Fake system resolver: answers names that begin with `live` at once, those with `dead` after a release, and no others.
+/// Fake system resolver: answers names that begin with `live` at once, those with `dead` after a
+/// release, and no others.
 #[derive(Default)]
 struct FakeResolver {
     asked: Mutex<Vec<String>>,
@@ -48,7 +50,8 @@ impl FakeResolver {
     }
 }
 
-/// Releases all lookups when dropped: a thread that still hangs when a test fails would keep its process from ending.
+/// Releases all lookups when dropped: a thread that still hangs when a test fails would keep its
+/// process from ending.
 struct ReleaseOnDrop(Arc<FakeResolver>);
 
 impl Drop for ReleaseOnDrop {

@@ -3,8 +3,8 @@
 /// Longest target that a line shows, in bytes; longer ones are cut.
 pub(super) const MAX_TARGET: usize = 4096;
 
-/// Removes from a target the parts that may be secret: userinfo, query values, the fragment. A query item without a name
-/// may be one too, and goes.
+/// Removes from a target the parts that may be secret: userinfo, query values, the fragment. A
+/// query item without a name may be one too, and goes.
 pub(super) fn without_secrets(target: &str) -> String {
     let target = target.split('#').next().unwrap_or(target);
     let (place, query) = target.split_once('?').map_or((target, None), |(place, query)| (place, Some(query)));
@@ -38,8 +38,8 @@ pub(super) fn without_secrets(target: &str) -> String {
     shown
 }
 
-/// Byte range of the userinfo in a target that names a host, its `@` included. Such a target is refused, but its line is
-/// written.
+/// Byte range of the userinfo in a target that names a host, its `@` included. Such a target is
+/// refused, but its line is written.
 fn userinfo(place: &str) -> Option<std::ops::Range<usize>> {
     let is_slash = |char| matches!(char, '/' | '\\');
     let start = match place.find("://") {

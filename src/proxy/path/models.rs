@@ -1,5 +1,5 @@
-//! Models of servers: the resource that each serves for a path, as decoded segments, written from the servers'
-//! documentation and checked against the servers themselves.
+//! Models of servers: the resource that each serves for a path, as decoded segments, written from
+//! the servers' documentation and checked against the servers themselves.
 
 /// Segments of a resource, decoded; `None`: the server answers 400, 404 or a redirect.
 pub(in super::super) type Resource = Option<Vec<Vec<u8>>>;
@@ -57,9 +57,10 @@ pub(in super::super) fn paths(tokens: &[&str], most: u32) -> Vec<String> {
     paths
 }
 
-/// "Normalized URI, after decoding the text encoded in the "%XX" form, resolving references to relative path components
-/// "." and "..", and possible compression of two or more adjacent slashes" (nginx.org/en/docs/http/ngx_http_core_module.html,
-/// `location`, `merge_slashes`); the states are those of `ngx_http_parse_complex_uri`.
+/// "Normalized URI, after decoding the text encoded in the "%XX" form, resolving references to
+/// relative path components "." and "..", and possible compression of two or more adjacent slashes"
+/// (nginx.org/en/docs/http/ngx_http_core_module.html, `location`, `merge_slashes`); the states are
+/// those of `ngx_http_parse_complex_uri`.
 fn nginx(path: &str, merge: Merge) -> Resource {
     let decoded = decode(path, &[])?;
     if decoded.contains(&0) {
@@ -68,10 +69,10 @@ fn nginx(path: &str, merge: Merge) -> Resource {
     resolve(segments(&decoded), merge, Above::Refused)
 }
 
-/// `ap_parse_uri` drops all leading slashes but one; `ap_process_request_internal` (httpd 2.4.47 on) decodes unreserved
-/// characters, follows dots and merges slashes, then decodes the rest. There `AllowEncodedSlashes Off` answers 404 to a
-/// "%2F", `NoDecode` leaves it, and `On` normalises once more
-/// (httpd.apache.org/docs/2.4/mod/core.html, `AllowEncodedSlashes`, `MergeSlashes`).
+/// `ap_parse_uri` drops all leading slashes but one; `ap_process_request_internal` (httpd 2.4.47
+/// on) decodes unreserved characters, follows dots and merges slashes, then decodes the rest. There
+/// `AllowEncodedSlashes Off` answers 404 to a "%2F", `NoDecode` leaves it, and `On` normalises once
+/// more (httpd.apache.org/docs/2.4/mod/core.html, `AllowEncodedSlashes`, `MergeSlashes`).
 fn apache(path: &str, merge: Merge, slashes: EncodedSlashes) -> Resource {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let path = format!("/{}", decode_only(path, unreserved)?.trim_start_matches('/'));
@@ -93,9 +94,10 @@ fn apache(path: &str, merge: Merge, slashes: EncodedSlashes) -> Resource {
     }
 }
 
-/// `CoyoteAdapter.postParseRequest`: path parameters are cut off the bytes as received (`parsePathParameters`), the rest is
-/// decoded, then normalised (`normalize`), with "//" merged
-/// (tomcat.apache.org/tomcat-10.1-doc/config/http.html, `encodedSolidusHandling`, `encodedReverseSolidusHandling`).
+/// `CoyoteAdapter.postParseRequest`: path parameters are cut off the bytes as received
+/// (`parsePathParameters`), the rest is decoded, then normalised (`normalize`), with "//" merged
+/// (tomcat.apache.org/tomcat-10.1-doc/config/http.html, `encodedSolidusHandling`,
+/// `encodedReverseSolidusHandling`).
 fn tomcat(path: &str, solidus: Solidus) -> Resource {
     let cut: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
     let cut = cut.join("/");
@@ -111,20 +113,21 @@ fn tomcat(path: &str, solidus: Solidus) -> Resource {
     resolve(segments(&decoded), Merge::Yes, Above::Refused)
 }
 
-/// `http.ServeMux`, `http.FileServer`: `path.Clean` of `URL.Path`, which is decoded (pkg.go.dev/path#Clean,
-/// pkg.go.dev/net/url#URL). The model serves the clean path where ServeMux would redirect to it.
+/// `http.ServeMux`, `http.FileServer`: `path.Clean` of `URL.Path`, which is decoded
+/// (pkg.go.dev/path#Clean, pkg.go.dev/net/url#URL). The model serves the clean path where ServeMux
+/// would redirect to it.
 fn go(path: &str) -> Resource {
     resolve(segments(&decode(path, &[])?), Merge::Yes, Above::Root)
 }
 
-/// `req.url` is matched as received, segment by segment; parameters are decoded (expressjs.com/en/4x/api.html#router,
-/// `strict`: a final slash makes no difference).
+/// `req.url` is matched as received, segment by segment; parameters are decoded
+/// (expressjs.com/en/4x/api.html#router, `strict`: a final slash makes no difference).
 fn express(path: &str) -> Resource {
     path.split('/').skip(1).map(|segment| decode(segment, &[])).collect()
 }
 
-/// `ActionDispatch::Journey::Router::Utils.normalize_path` squeezes slashes and drops the last; parameters are decoded
-/// (api.rubyonrails.org, "normalize_path").
+/// `ActionDispatch::Journey::Router::Utils.normalize_path` squeezes slashes and drops the last;
+/// parameters are decoded (api.rubyonrails.org, "normalize_path").
 fn rails(path: &str) -> Resource {
     path.split('/').filter(|segment| !segment.is_empty()).map(|segment| decode(segment, &[])).collect()
 }
@@ -134,8 +137,9 @@ fn django(path: &str) -> Resource {
     Some(segments(&decode(path, &[])?).map(<[u8]>::to_vec).collect())
 }
 
-/// The path state of the URL standard (url.spec.whatwg.org/#path-state): "\" is a slash, and encoded dots are resolved
-/// too. Deno, Bun, Hono and workers match the pathname of `new URL(…)`, and decode parameters.
+/// The path state of the URL standard (url.spec.whatwg.org/#path-state): "\" is a slash, and
+/// encoded dots are resolved too. Deno, Bun, Hono and workers match the pathname of `new URL(…)`,
+/// and decode parameters.
 fn whatwg(path: &str) -> Resource {
     let path = path.replace('\\', "/");
     let path = decode_only(&path, |byte| byte == b'.')?;
@@ -143,8 +147,8 @@ fn whatwg(path: &str) -> Resource {
     kept.into_iter().map(|segment| decode(std::str::from_utf8(&segment).ok()?, &[])).collect()
 }
 
-/// http.sys decodes "%XX" and "%uXXXX" and takes "\" for "/" (learn.microsoft.com, "Http.sys registry settings for
-/// Windows": `PercentUAllowed`, "AllowRestrictedChars").
+/// http.sys decodes "%XX" and "%uXXXX" and takes "\" for "/" (learn.microsoft.com, "Http.sys
+/// registry settings for Windows": `PercentUAllowed`, "AllowRestrictedChars").
 fn iis(path: &str) -> Resource {
     let mut decoded = decode(path, b"u")?;
     if decoded.contains(&0) {
@@ -154,7 +158,8 @@ fn iis(path: &str) -> Resource {
     resolve(segments(&decoded), Merge::Yes, Above::Root)
 }
 
-/// Undoes percent-encoding; `None` where it is malformed, to which all of these answer 400. With `b"u"` also "%uXXXX".
+/// Undoes percent-encoding; `None` where it is malformed, to which all of these answer 400. With
+/// `b"u"` also "%uXXXX".
 fn decode(text: &str, more: &[u8]) -> Option<Vec<u8>> {
     let bytes = text.as_bytes();
     let hex = |from: usize, to: usize| hex(text.get(from..to)?);

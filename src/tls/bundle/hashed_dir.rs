@@ -1,7 +1,8 @@
 //! OpenSSL hashed directory: a folder of roots, each in a file named by the hash of its subject.
 //!
-//! A program that makes an OpenSSL context for each request, as Python's `requests.get` does, parses a bundle of all roots
-//! each time (20 ms of CPU). In a hashed directory OpenSSL opens only the file that it needs.
+//! A program that makes an OpenSSL context for each request, as Python's `requests.get` does,
+//! parses a bundle of all roots each time (20 ms of CPU). In a hashed directory OpenSSL opens only
+//! the file that it needs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder};
@@ -19,7 +20,8 @@ use super::atomic_write::{write_atomically, write_error};
 /// Mode of the folder: any user may read it.
 const DIR_MODE: u32 = 0o755;
 
-/// Makes the folder hold these certificates (DER) and nothing else. Unchanged files are not touched.
+/// Makes the folder hold these certificates (DER) and nothing else. Unchanged files are not
+/// touched.
 ///
 /// Hidden files stay: they are temporary files of another process.
 ///
@@ -41,7 +43,8 @@ pub(super) fn write(folder: &Path, certificates: &[&[u8]]) -> io::Result<()> {
     Ok(())
 }
 
-/// Content of the files by their names: `HASH.0`, and `HASH.1` for another certificate with the same hash.
+/// Content of the files by their names: `HASH.0`, and `HASH.1` for another certificate with the
+/// same hash.
 ///
 /// Bytes that are no certificate are left out. Example of a name: `9d66eef0.0`.
 fn files(certificates: &[&[u8]]) -> BTreeMap<String, String> {
@@ -56,8 +59,8 @@ fn files(certificates: &[&[u8]]) -> BTreeMap<String, String> {
     files
 }
 
-/// OpenSSL's subject hash (`openssl x509 -subject_hash`, since 1.0.0): the first four bytes, little-endian, of the SHA-1 of
-/// the canonical subject. `None` if the bytes are not a certificate.
+/// OpenSSL's subject hash (`openssl x509 -subject_hash`, since 1.0.0): the first four bytes,
+/// little-endian, of the SHA-1 of the canonical subject. `None` if the bytes are not a certificate.
 fn subject_hash(certificate: &[u8]) -> Option<u32> {
     let (_rest, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, &canonical_name(certificate.subject())?);
@@ -65,8 +68,8 @@ fn subject_hash(certificate: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes))
 }
 
-/// OpenSSL's canonical form of a name (`x509_name_canon` in crypto/x509/x_name.c): its sets without the enclosing sequence,
-/// and all texts as UTF-8, in lower case, with single spaces.
+/// OpenSSL's canonical form of a name (`x509_name_canon` in crypto/x509/x_name.c): its sets without
+/// the enclosing sequence, and all texts as UTF-8, in lower case, with single spaces.
 fn canonical_name(name: &X509Name<'_>) -> Option<Vec<u8>> {
     let mut sets = Vec::new();
     for set in name.iter_rdn() {

@@ -31,8 +31,8 @@ use super::validity::{BACKDATE, date, serial, set_validity, unix, unix_seconds};
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Remaining validity below which a start logs a warning: 30 days, enough to plan a rotation.
 const EXPIRY_WARNING_SECS: i64 = 30 * 86_400;
-/// Longest part of this machine's name in the name of its authority, in characters. A common name has at most 64 (RFC 5280
-/// appendix A.1, ub-common-name).
+/// Longest part of this machine's name in the name of its authority, in characters. A common name
+/// has at most 64 (RFC 5280 appendix A.1, ub-common-name).
 const MAX_HOST_NAME: usize = 30;
 
 /// File name of the key.
@@ -211,8 +211,9 @@ fn is_key_of(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
     parse(certificate).is_ok_and(|read| *read.public_key().subject_public_key.data == *key.der_bytes())
 }
 
-/// Creates an authority and puts it into the locked folder. The key is written first: a crash in between leaves two files
-/// that do not match, which is reported, and never a trusted authority with its key lost.
+/// Creates an authority and puts it into the locked folder. The key is written first: a crash in
+/// between leaves two files that do not match, which is reported, and never a trusted authority
+/// with its key lost.
 fn replace(settings: &Settings, wall_unix_nanos: i128) -> Result<LoadedCa, CaFault> {
     let (key, certificate) =
         create(settings, wall_unix_nanos).map_err(|error| CaFault::Generation(error.to_string()))?;

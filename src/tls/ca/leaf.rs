@@ -27,9 +27,11 @@ use super::validity::{BACKDATE, date, serial, set_validity, unix};
 
 /// Validity of a leaf: seven days, since a leaf cannot be revoked.
 const LIFETIME: Duration = Duration::from_secs(7 * 86_400);
-/// Remaining validity below which a leaf is replaced, so that a caller with a fast clock never sees an expired one.
+/// Remaining validity below which a leaf is replaced, so that a caller with a fast clock never sees
+/// an expired one.
 const RENEW_BEFORE: Duration = Duration::from_secs(2 * 86_400);
-/// Most leaves in the cache, at some KiB each. A pattern such as `*.example.com` covers any number of hosts.
+/// Most leaves in the cache, at some KiB each. A pattern such as `*.example.com` covers any number
+/// of hosts.
 const MAX_LEAVES: usize = 1_024;
 
 /// Issuer of the authority's leaves, with a cache.
@@ -45,8 +47,8 @@ struct LeafSigner {
     issuer: Issuer<'static, KeyPair>,
     /// Last second of the authority itself, in Unix time.
     not_after: i64,
-    /// Key of all leaves of a process. It exists in memory only, beside the key of the authority, so one key per leaf would
-    /// protect nothing.
+    /// Key of all leaves of a process. It exists in memory only, beside the key of the authority,
+    /// so one key per leaf would protect nothing.
     key: KeyPair,
     /// The same key, in the form that TLS signs with.
     signing: Arc<dyn SigningKey>,
@@ -181,7 +183,8 @@ impl LeafSigner {
         Ok(params.signed_by(&self.key, &self.issuer).map_err(generation_error)?.der().clone())
     }
 
-    /// TLS server settings with this leaf. The authority's own certificate is not sent: clients that trust it have it.
+    /// TLS server settings with this leaf. The authority's own certificate is not sent: clients
+    /// that trust it have it.
     fn config(&self, certificate: CertificateDer<'static>) -> Result<ServerConfig, rustls::Error> {
         let certified = CertifiedKey::new(vec![certificate], Arc::clone(&self.signing));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))

@@ -1,8 +1,9 @@
-//! Name constraints (RFC 5280 §4.2.1.10): the hosts that an authority may vouch for, written to and read from certificates.
+//! Name constraints (RFC 5280 §4.2.1.10): the hosts that an authority may vouch for, written to and
+//! read from certificates.
 //!
-//! The extension is critical, as the RFC demands. OpenSSL (thus curl, Python, Node and git), rustls, Go and the browsers
-//! honour it in a root, too; Java honours it in intermediates only. A stolen key can then sign for the intercepted hosts,
-//! and for nothing else.
+//! The extension is critical, as the RFC demands. OpenSSL (thus curl, Python, Node and git),
+//! rustls, Go and the browsers honour it in a root, too; Java honours it in intermediates only. A
+//! stolen key can then sign for the intercepted hosts, and for nothing else.
 //!
 //! Both directions live here: [`Subtree`]s of the settings become an extension of a new
 //! certificate, and the extension of an existing one becomes a [`NameScope`], which is asked if the
@@ -20,14 +21,11 @@ use x509_parser::extensions::{GeneralName, GeneralSubtree as ParsedSubtree};
 /// Names that an authority may vouch for (RFC 5280 §4.2.1.10).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subtree {
-    /// Every name and address.
-    /// An authority for it has no name constraints.
+    /// Every name and address. An authority for it has no name constraints.
     Any,
-    /// A DNS name and all names below it.
-    /// Lower case, without a final dot.
+    /// A DNS name and all names below it. Lower case, without a final dot.
     Name(String),
-    /// One address.
-    /// Written as a range of a single address.
+    /// One address. Written as a range of a single address.
     Address(IpAddr),
 }
 
@@ -41,8 +39,8 @@ impl fmt::Display for Subtree {
     }
 }
 
-/// The only permitted name where no name is permitted: no host has it (RFC 6761 §6.4). Excluding the empty name would mean
-/// the same, but Java reads that differently.
+/// The only permitted name where no name is permitted: no host has it (RFC 6761 §6.4). Excluding
+/// the empty name would mean the same, but Java reads that differently.
 const NO_NAME: &str = "invalid";
 
 /// Name constraints for these names; `None` if the authority may vouch for anything.
@@ -79,7 +77,8 @@ pub(super) fn constraints(covers: &[Subtree]) -> Option<NameConstraints> {
     Some(NameConstraints { permitted_subtrees: permitted, excluded_subtrees: excluded })
 }
 
-/// Hosts that an authority may vouch for, as its certificate says. An empty list of permitted names permits all.
+/// Hosts that an authority may vouch for, as its certificate says. An empty list of permitted names
+/// permits all.
 ///
 /// `Default` is the scope of a certificate without constraints: any host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -1,8 +1,8 @@
 //! HTTP/2 connection of a caller (server side), with many requests at a time.
 //!
 //! One owner polls the connection for requests; each request is served through its
-//! [`CallerStream`]. Polling for the next request also moves the frames of all running ones, so
-//! it must go on until the last response has left.
+//! [`CallerStream`]. Polling for the next request also moves the frames of all running ones, so it
+//! must go on until the last response has left.
 
 use std::io;
 use std::sync::Arc;
@@ -64,7 +64,8 @@ impl<S: LowerStream> H2CallerConn<S> {
         Ok(H2CallerConn { connection, wire, released })
     }
 
-    /// The next request; `None` at the end of the connection. Must be polled for any progress on the connection.
+    /// The next request; `None` at the end of the connection. Must be polled for any progress on
+    /// the connection.
     ///
     /// # Errors
     /// If the connection broke, or the caller violates the protocol.
@@ -86,8 +87,9 @@ impl<S: LowerStream> H2CallerConn<S> {
         })))
     }
 
-    /// Raises the connection's window to the sum of all streams' windows. Before that it is the initial one of 65 535 bytes
-    /// (RFC 9113 §6.9.2), so that unwanted content costs no more memory.
+    /// Raises the connection's window to the sum of all streams' windows. Before that it is the
+    /// initial one of 65 535 bytes (RFC 9113 §6.9.2), so that unwanted content costs no more
+    /// memory.
     ///
     /// Called after the first admission of a request; a stream's window is 64 KiB from the start.
     pub fn enlarge_window(&mut self) {
@@ -115,15 +117,16 @@ impl<S: LowerStream> H2CallerConn<S> {
         released.take()
     }
 
-    /// Abuse score of the caller: frames that carry neither a message nor window count 1, and those that cause work for
-    /// nothing (resets, settings, continuations) 10.
+    /// Abuse score of the caller: frames that carry neither a message nor window count 1, and those
+    /// that cause work for nothing (resets, settings, continuations) 10.
     pub fn abuse_score(&self) -> u64 {
         self.wire.abuse_score()
     }
 }
 
 impl IncomingRequest {
-    /// Converts the head to the form common to all versions. `default_scheme`: scheme of a request that names none.
+    /// Converts the head to the form common to all versions. `default_scheme`: scheme of a request
+    /// that names none.
     ///
     /// # Errors
     /// Violations of RFC 9113 §8.2 and §8.3 that `h2` does not check.

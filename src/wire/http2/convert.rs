@@ -1,4 +1,5 @@
-//! Conversion of HTTP/2 heads and trailers to and from the form common to all versions (RFC 9113 §8).
+//! Conversion of HTTP/2 heads and trailers to and from the form common to all versions (RFC 9113
+//! §8).
 //!
 //! The form common to all versions is that of [`RequestHead`] and [`ResponseHead`]: fields in
 //! order, an absolute target, a numeric status. Example of a request:
@@ -19,8 +20,7 @@ use crate::wire::Version;
 use crate::wire::chunked::is_forbidden;
 use crate::wire::head::{EndStream, HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
 
-/// Most trailer fields that are passed on.
-/// As for chunked bodies.
+/// Most trailer fields that are passed on. As for chunked bodies.
 const MAX_TRAILERS: usize = 64;
 
 /// Fields of a message to be sent by HTTP/2.
@@ -30,7 +30,8 @@ const MAX_TRAILERS: usize = 64;
 pub struct FieldMap(HeaderMap);
 
 impl FieldMap {
-    /// Appends a field. Drops a field that HTTP/2 cannot carry; the readers of heads let none of these pass.
+    /// Appends a field. Drops a field that HTTP/2 cannot carry; the readers of heads let none of
+    /// these pass.
     pub fn put(&mut self, name: &[u8], value: &[u8]) {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
             // More than 24 576 fields would not fit; a head has at most `MAX_FIELDS`.
@@ -67,8 +68,8 @@ impl FieldMap {
     }
 }
 
-/// True if a path and query can be sent by HTTP/2. HTTP/1.1 carries some bytes that a URI must not have (RFC 3986 §2), and
-/// many origins take them; the `http` crate does not.
+/// True if a path and query can be sent by HTTP/2. HTTP/1.1 carries some bytes that a URI must not
+/// have (RFC 3986 §2), and many origins take them; the `http` crate does not.
 ///
 /// `/a?q=<b>` cannot be sent, and `/a?q=%3Cb%3E` can. A request with such a path goes to its origin
 /// by HTTP/1.1.
@@ -77,11 +78,12 @@ pub fn can_carry_path(path: &str) -> bool {
     path.bytes().all(is_unreserved) || PathAndQuery::try_from(path).is_ok()
 }
 
-/// Converts a request head: target in absolute form, `Host` kept, the crumbs of a cookie joined (RFC 9113 §8.2.3).
+/// Converts a request head: target in absolute form, `Host` kept, the crumbs of a cookie joined
+/// (RFC 9113 §8.2.3).
 ///
 /// # Errors
-/// `Malformed` or `TooLarge`. Version, method and, if there is one, target are set nevertheless, so that the refusal is
-/// written and logged as that of this request.
+/// `Malformed` or `TooLarge`. Version, method and, if there is one, target are set nevertheless, so
+/// that the refusal is written and logged as that of this request.
 pub(super) fn read_request(
     head: &http::request::Parts,
     end_stream: EndStream,
@@ -123,7 +125,8 @@ pub(super) fn read_request(
     read_fields(&head.headers, &mut into.fields)
 }
 
-/// True if two authorities name one server: letter case and the scheme's default port do not matter (RFC 9110 §4.2.3).
+/// True if two authorities name one server: letter case and the scheme's default port do not matter
+/// (RFC 9110 §4.2.3).
 fn is_same_server(one: &[u8], other: &[u8], scheme: &str) -> bool {
     let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b":443" } else { b":80" };
     let bare = |authority| <[u8]>::strip_suffix(authority, default).unwrap_or(authority);
@@ -200,8 +203,8 @@ pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Trailers as they are passed on from one HTTP/2 connection to another, without fields that mean something to the framing or
-/// the routing (RFC 9110 §6.5.1); `None` if none are left, or too many.
+/// Trailers as they are passed on from one HTTP/2 connection to another, without fields that mean
+/// something to the framing or the routing (RFC 9110 §6.5.1); `None` if none are left, or too many.
 pub fn filter_trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
     let forbidden: Vec<HeaderName> = trailers.keys().filter(|name| is_forbidden(name.as_str())).cloned().collect();
     for name in forbidden {

@@ -1,5 +1,5 @@
-//! Observer of the frames between `h2` and its connection, for what `h2` does not tell: heads sent, streams left unprocessed
-//! by a GOAWAY, and abuse.
+//! Observer of the frames between `h2` and its connection, for what `h2` does not tell: heads sent,
+//! streams left unprocessed by a GOAWAY, and abuse.
 //!
 //! Sits between `h2` and the byte stream, and passes all bytes unchanged. Both directions are
 //! parsed to an origin, only the received one from a caller: heads that are sent to a caller settle
@@ -90,8 +90,8 @@ impl<S: LowerStream> FrameObserver<S> {
         }
     }
 
-    /// Records heads among the first `count` bytes of `parts`: those that have begun, and
-    /// those that are complete.
+    /// Records heads among the first `count` bytes of `parts`: those that have begun, and those
+    /// that are complete.
     fn sent(&mut self, parts: &[IoSlice<'_>], mut count: usize) {
         let Some(outbound) = &mut self.outbound else { return };
         let (mut begun, mut written) = (0, 0);
@@ -111,8 +111,8 @@ impl<S: LowerStream> FrameObserver<S> {
     }
 }
 
-/// Abuse score of a received frame. Messages and window updates have none. Frames that cause work for nothing count more
-/// than a PING, of which gRPC sends many to measure the bandwidth.
+/// Abuse score of a received frame. Messages and window updates have none. Frames that cause work
+/// for nothing count more than a PING, of which gRPC sends many to measure the bandwidth.
 fn abuse_weight(frame: u8) -> u64 {
     match frame {
         frame_type::DATA | frame_type::HEADERS | frame_type::WINDOW_UPDATE => 0,

@@ -5,8 +5,8 @@
 //! streams are read and written there, and the streams exchange bytes with it through `h2`.
 //!
 //! Order of an end: the driver is told to close, sends a GOAWAY (at most one second), drops `h2`,
-//! and then aborts the stream beneath unless it has ended, so that its
-//! descriptor is free even if streams still exist.
+//! and then aborts the stream beneath unless it has ended, so that its descriptor is free even if
+//! streams still exist.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -30,7 +30,8 @@ use super::wire_state::{CloseMode, DriverCommand, WireState};
 use crate::time::Time;
 use crate::wire::head::MAX_HEAD;
 
-/// Longest time that sending a GOAWAY may take. An origin that reads nothing would keep the connection forever.
+/// Longest time that sending a GOAWAY may take. An origin that reads nothing would keep the
+/// connection forever.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Handle of an HTTP/2 connection to an origin.
@@ -43,8 +44,8 @@ pub struct H2Conn {
 }
 
 impl H2Conn {
-    /// Performs the HTTP/2 handshake (preface and SETTINGS). The returned future drives the connection: without polling it
-    /// nothing moves, and it ends with the connection.
+    /// Performs the HTTP/2 handshake (preface and SETTINGS). The returned future drives the
+    /// connection: without polling it nothing moves, and it ends with the connection.
     ///
     /// Settings sent: no server push, the windows and the head size of `limits`. Returns without
     /// waiting for the origin's SETTINGS: see [`H2Conn::open_stream`] for the room until then.

@@ -18,7 +18,8 @@ use super::liveness::{Activity, Liveness, LivenessAction, Readiness};
 use super::wire_state::{CloseMode, WireState};
 use crate::time::Time;
 
-/// Longest wait for an origin's settings: a round trip with a lost segment (initial RTO of 1 s, RFC 6298 §2).
+/// Longest wait for an origin's settings: a round trip with a lost segment (initial RTO of 1 s, RFC
+/// 6298 §2).
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Shared state of a connection to an origin.
@@ -82,8 +83,9 @@ impl H2ConnState {
         self.retired.store(true, Ordering::Relaxed);
     }
 
-    /// True if `h2` takes a request. It does not after a connection error, which may be known long before the connection
-    /// ends, nor without a stream identifier left (RFC 9113 §5.1.1). Both are final: the connection is retired.
+    /// True if `h2` takes a request. It does not after a connection error, which may be known long
+    /// before the connection ends, nor without a stream identifier left (RFC 9113 §5.1.1). Both are
+    /// final: the connection is retired.
     pub(super) fn is_ready(&self, send: &mut SendRequest<Bytes>) -> bool {
         // Never pending: no handle has a stream that waits to be opened.
         let is_ready = matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
@@ -169,8 +171,7 @@ impl Drop for H2ConnState {
 /// Wait for the answer to a PING.
 pub struct PongWait {
     wire: Arc<WireState>,
-    /// Number of answers before.
-    /// The wait ends when it grows.
+    /// Number of answers before. The wait ends when it grows.
     before: u64,
     /// Time left of the longest wait for an answer, at most a second.
     patience: Duration,
@@ -191,7 +192,8 @@ impl PongWait {
 pub struct SettingsWait(Arc<WireState>);
 
 impl SettingsWait {
-    /// Waits until the settings are applied, for a second at most: they come with an origin's first bytes (RFC 9113 §3.4).
+    /// Waits until the settings are applied, for a second at most: they come with an origin's first
+    /// bytes (RFC 9113 §3.4).
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -209,10 +211,12 @@ pub struct HeadFlush {
 }
 
 impl HeadFlush {
-    /// Waits until the head is sent. `false`: the connection ended before, and the head will never be sent.
+    /// Waits until the head is sent. `false`: the connection ended before, and the head will never
+    /// be sent.
     ///
-    /// Holds a stream of the connection from this call on, since the request's own stream may be dropped: the waiting heads
-    /// of a connection are never more than its streams, and a connection with one is not idle.
+    /// Holds a stream of the connection from this call on, since the request's own stream may be
+    /// dropped: the waiting heads of a connection are never more than its streams, and a connection
+    /// with one is not idle.
     ///
     /// # Cancel safety
     /// Cancel safe.

@@ -1,27 +1,32 @@
-//! Liveness of an HTTP/2 connection to an origin: PING schedule and detection of dead peers (RFC 9113 §6.7, §9.1).
+//! Liveness of an HTTP/2 connection to an origin: PING schedule and detection of dead peers (RFC
+//! 9113 §6.7, §9.1).
 //!
-//! TCP notices a vanished peer only if an acknowledgement is due, and never one that lives on without doing anything. One
-//! connection serves all requests for its origin, so a dead one would fail all of them.
+//! TCP notices a vanished peer only if an acknowledgement is due, and never one that lives on
+//! without doing anything. One connection serves all requests for its origin, so a dead one would
+//! fail all of them.
 
 use std::time::Duration;
 
 use crate::time::Time;
 
-/// Silence after which a PING is sent, while requests are running. With a shorter one every slow answer would cost a PING.
+/// Silence after which a PING is sent, while requests are running. With a shorter one every slow
+/// answer would cost a PING.
 const PING_AFTER: Duration = Duration::from_secs(10);
 
 /// Longest wait for the answer to a PING: several round trips around the world, with lost segments.
 const PONG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Idle time after which a connection needs a PING before it is used again. Load balancers and NAT forget connections after
-/// a minute or more, often without a word to either side.
+/// Idle time after which a connection needs a PING before it is used again. Load balancers and NAT
+/// forget connections after a minute or more, often without a word to either side.
 const STALE_AFTER: Duration = Duration::from_secs(30);
 
-/// Longest wait of a request for the answer to a PING, instead of a new connection: about as long as opening one takes.
+/// Longest wait of a request for the answer to a PING, instead of a new connection: about as long
+/// as opening one takes.
 const MAX_PONG_WAIT: Duration = Duration::from_secs(1);
 
-/// Shortest interval between PINGs without a message from the peer, with one exception. gRPC servers take PINGs less than 5
-/// minutes apart for an attack, and close the connection at the third (`too_many_pings`).
+/// Shortest interval between PINGs without a message from the peer, with one exception. gRPC
+/// servers take PINGs less than 5 minutes apart for an attack, and close the connection at the
+/// third (`too_many_pings`).
 const MIN_PING_INTERVAL: Duration = Duration::from_secs(5 * 60 + 10);
 
 /// Counters of a connection's activity at a point in time. All but `streams` only grow.
@@ -128,7 +133,8 @@ impl Liveness {
         self.ping(now)
     }
 
-    /// Time that a request should wait for the answer to a PING; `None` if there is none to wait for.
+    /// Time that a request should wait for the answer to a PING; `None` if there is none to wait
+    /// for.
     pub(super) fn pong_wait(&self, now: Time) -> Option<Duration> {
         let left = MAX_PONG_WAIT.saturating_sub(now.since(self.ping_sent_at?));
         (!left.is_zero()).then_some(left)

@@ -1,7 +1,9 @@
-//! HTTP/2 (RFC 9113): connections and streams over the `h2` crate, which does frames, HPACK, flow control and flood limits.
+//! HTTP/2 (RFC 9113): connections and streams over the `h2` crate, which does frames, HPACK, flow
+//! control and flood limits.
 //!
-//! Turns its streams into [`Stream`](super::Stream)s and its heads into those of HTTP/1, so that the code above does not
-//! depend on the version. [`H2CallerConn`] is a caller's connection, [`H2Conn`] one to an origin.
+//! Turns its streams into [`Stream`](super::Stream)s and its heads into those of HTTP/1, so that
+//! the code above does not depend on the version. [`H2CallerConn`] is a caller's connection,
+//! [`H2Conn`] one to an origin.
 
 mod caller_conn;
 mod convert;

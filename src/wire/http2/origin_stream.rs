@@ -25,10 +25,12 @@ use crate::wire::head::{EndStream, ResponseHead};
 /// Reason for a missing response on a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamFailure {
-    /// The origin has not processed the request (REFUSED_STREAM, GOAWAY): any request can be sent again.
+    /// The origin has not processed the request (REFUSED_STREAM, GOAWAY): any request can be sent
+    /// again.
     #[error("the origin did not take the request")]
     Refused,
-    /// The origin has not processed the request and wants HTTP/1.1 for it (HTTP_1_1_REQUIRED, RFC 9113 §7).
+    /// The origin has not processed the request and wants HTTP/1.1 for it (HTTP_1_1_REQUIRED, RFC
+    /// 9113 §7).
     #[error("the origin wants HTTP/1.1")]
     Http11Required,
     /// The connection ended, with the error of its transport if there was one.
@@ -102,7 +104,8 @@ impl OriginStream {
         }
     }
 
-    /// Marks the connection as suspect, since the request had no answer in time: it takes no more until a PING is answered.
+    /// Marks the connection as suspect, since the request had no answer in time: it takes no more
+    /// until a PING is answered.
     pub fn mark_suspect(&self, now: Time) {
         self.guard.0.mark_suspect(now);
     }
@@ -115,8 +118,8 @@ impl OriginStream {
         self.head.is_some()
     }
 
-    /// True if any part of the request was sent or may still be: `h2` writes a head that it has taken as soon as there is
-    /// room, even if the stream is dropped.
+    /// True if any part of the request was sent or may still be: `h2` writes a head that it has
+    /// taken as soon as there is room, even if the stream is dropped.
     pub(in crate::wire) fn is_head_sent(&self) -> bool {
         match &self.stage {
             RequestStage::Idle(_) | RequestStage::Failed => false,

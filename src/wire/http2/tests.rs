@@ -111,7 +111,8 @@ async fn a_request_and_its_response_go_through_with_content_and_trailers() {
     assert_eq!(all(&mut origin).await, b"answer");
 }
 
-/// Blocked connection, filled by the content of its first request; that request, and the far end, which has read nothing.
+/// Blocked connection, filled by the content of its first request; that request, and the far end,
+/// which has read nothing.
 async fn stuck() -> (H2Conn, Conn, TcpStream) {
     let (near, mut far) = pair().await;
     let mut greeting = frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);

@@ -1,5 +1,5 @@
-//! Wire-level state of an HTTP/2 connection that `h2` does not tell: heads sent, GOAWAY, activity, and commands to its
-//! driver.
+//! Wire-level state of an HTTP/2 connection that `h2` does not tell: heads sent, GOAWAY, activity,
+//! and commands to its driver.
 //!
 //! Written by the observer, which sees the frames, and read by streams and liveness. One lock, held
 //! for a few instructions and never across a call of `h2` or a wake. Streams are named by their
@@ -42,21 +42,20 @@ struct Inner {
     head_written: u32,
     /// Last stream with a head sent: flushed to the kernel, or to the peer.
     head_flushed: u32,
-    /// Tasks that wait for a stream's head to be sent.
-    /// At most one for each stream.
+    /// Tasks that wait for a stream's head to be sent. At most one for each stream.
     flush_waiters: Vec<(u32, Waker)>,
     /// Last stream that the peer processes; below `u32::MAX` after a GOAWAY.
     goaway_last: u32,
     /// True after the connection has ended.
     closed: bool,
-    /// Numbers of received bytes, of received frames that are part of a message, and of answers to PINGs.
+    /// Numbers of received bytes, of received frames that are part of a message, and of answers to
+    /// PINGs.
     received: u64,
     /// Number of received HEADERS and DATA frames.
     messages: u64,
     /// Number of answered PINGs.
     pongs: u64,
-    /// Progress of the peer's first settings.
-    /// `None` before they have arrived.
+    /// Progress of the peer's first settings. `None` before they have arrived.
     settings: Option<SettingsState>,
     /// True if a PING is to be sent.
     ping: bool,
@@ -111,8 +110,8 @@ impl Default for Inner {
 }
 
 impl WireState {
-    /// Ready when the head of this stream is sent, or the peer's GOAWAY excludes the stream: `h2` may have dropped the head
-    /// then. An error if the connection ended before.
+    /// Ready when the head of this stream is sent, or the peer's GOAWAY excludes the stream: `h2`
+    /// may have dropped the head then. An error if the connection ended before.
     pub(super) fn poll_head_sent(&self, stream: u32, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.lock();
         if state.head_flushed >= stream || state.goaway_last < stream {

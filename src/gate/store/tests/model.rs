@@ -1,4 +1,5 @@
-//! Model of the script: a store in memory with the same arguments and replies. It counts naively where the script is fast.
+//! Model of the script: a store in memory with the same arguments and replies. It counts naively
+//! where the script is fast.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,8 @@ pub(super) struct Model {
     present: BTreeMap<String, i64>,
     named: BTreeMap<String, NamedGateway>,
     windows: BTreeMap<String, Window>,
-    /// By limit: time since which its `key` is in use, the session that first had it, and the `key`.
+    /// By limit: time since which its `key` is in use, the session that first had it, and the
+    /// `key`.
     keyings: BTreeMap<String, (i64, String, String)>,
 }
 
@@ -190,7 +192,8 @@ impl Model {
         answer
     }
 
-    /// Time since which the limit's windows have the caller's `key`; `None` if a present gateway has another one.
+    /// Time since which the limit's windows have the caller's `key`; `None` if a present gateway
+    /// has another one.
     fn keyed_since(&mut self, limit: &str, keyed_by: &str, args: &CallArgs) -> Option<i64> {
         let is_other = |session: &String| is_other(&self.present, args, session);
         let (since, whose) = match self.keyings.get(limit) {

@@ -1,4 +1,5 @@
-//! Parameters of a limit in the model: merging to the strictest, the calendar's period, and slots of gateways that are gone.
+//! Parameters of a limit in the model: merging to the strictest, the calendar's period, and slots
+//! of gateways that are gone.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,8 @@ impl OpenWindow {
         parts.filter_map(|(_, share)| share.params.clone()).collect()
     }
 
-    /// Merges the caller's parameters with those of the others to the strictest; returns the caller's own.
+    /// Merges the caller's parameters with those of the others to the strictest; returns the
+    /// caller's own.
     pub(super) fn merge_params(&mut self, present: &BTreeMap<String, i64>, args: &CallArgs) -> LimitParams {
         let own = self.params.clone();
         for theirs in self.others(present, args) {

@@ -1,5 +1,6 @@
-//! Simulation of gateways (their lockers) and a store (the model) under faults: lost and delayed messages, network
-//! partitions, killed gateways, restarted and replaced stores. A simulated origin checks the times of all requests.
+//! Simulation of gateways (their lockers) and a store (the model) under faults: lost and delayed
+//! messages, network partitions, killed gateways, restarted and replaced stores. A simulated origin
+//! checks the times of all requests.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -23,7 +24,8 @@ pub(super) const HEARTBEAT: u64 = 150 * MS;
 pub(super) const RETRY: u64 = 100 * MS;
 /// Longest time from a permit to its settle.
 pub(super) const MAX_SETTLE_TIME: Duration = Duration::from_millis(1400);
-/// End of the faults, start of the throughput measurement, and end of the simulation; in nanoseconds.
+/// End of the faults, start of the throughput measurement, and end of the simulation; in
+/// nanoseconds.
 pub(super) const FAULTS_END: u64 = 4 * SECOND;
 pub(super) const MEASURE_START: u64 = 9 * SECOND;
 pub(super) const END: u64 = 10 * SECOND;
@@ -73,7 +75,8 @@ pub(super) struct Gateway {
     /// End of its partition from the store.
     pub(super) cut: u64,
     pub(super) waiting: HashMap<Ticket, u32>,
-    /// Granted requests with the times at which they are sent; sent requests with the times of their answers.
+    /// Granted requests with the times at which they are sent; sent requests with the times of
+    /// their answers.
     pub(super) leaving: Vec<(u64, Grant)>,
     pub(super) answering: Vec<(u64, Grant)>,
 }
@@ -111,7 +114,8 @@ pub(super) struct World {
     pub(super) clock: u64,
     /// Time until which the store handles no call.
     pub(super) stopped: u64,
-    /// A gateway, the start and the length of its partition; afterwards one hello gets through, and nothing more.
+    /// A gateway, the start and the length of its partition; afterwards one hello gets through, and
+    /// nothing more.
     severed: Option<(usize, u64, u64)>,
     /// Arrival times at the origin, for each limit.
     pub(super) arrivals: Vec<Vec<u64>>,
@@ -239,7 +243,8 @@ impl World {
         went as f64 * rate.per.as_nanos() as f64 / f64::from(rate.requests) / (END - MEASURE_START) as f64
     }
 
-    /// The first request of a smooth limit that violates its interval and burst, and the nanoseconds by which it was early.
+    /// The first request of a smooth limit that violates its interval and burst, and the
+    /// nanoseconds by which it was early.
     fn too_close(&mut self, limit: usize) -> Option<(u64, u64)> {
         let Some(Rate { requests, per, kind: Kind::Smooth { burst }, .. }) = self.limits[limit].rate else {
             return None;
@@ -303,7 +308,8 @@ fn no_more_than_n_in_t_where_of_a_gateway_that_is_cut_off_a_hello_gets_through()
     check_worlds(300..303, short_share, |world| sever(world, 1500 * MS));
 }
 
-/// Severs a gateway after the faults have ended: a store that was replaced later would reserve the fraction for longer.
+/// Severs a gateway after the faults have ended: a store that was replaced later would reserve the
+/// fraction for longer.
 fn sever(world: &mut World, long: u64) {
     let number = world.dice.below(3) as usize;
     world.severed = Some((number, FAULTS_END + world.dice.below(200 * MS), long));

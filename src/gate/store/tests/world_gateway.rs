@@ -53,8 +53,8 @@ impl World {
         self.gateways[number].leaving.push((self.now + delay, grant));
     }
 
-    /// Nanoseconds until the store may give the fraction of an unreachable gateway to others, and a bit more; 0 if that is
-    /// longer than a request may take to connect.
+    /// Nanoseconds until the store may give the fraction of an unreachable gateway to others, and a
+    /// bit more; 0 if that is longer than a request may take to connect.
     fn time_until_fraction_is_given_away(&mut self, number: usize) -> u64 {
         let (gateway, bit) = (&self.gateways[number], self.dice.below(300 * MS));
         let WhenLost::Share { share_for, .. } = (self.when_lost)(number) else { return 0 };
