@@ -1,8 +1,8 @@
 //! Async front end of the limiter: one lock, a clock, a timer and the waiters' wakers.
 //!
-//! The locker decides and reads no clock. The gate adds the one lock around it, the clock, the timer and the wakers,
-//! and nothing else. It never decides by itself, never holds the lock while it logs, wakes or waits, and knows nothing
-//! of HTTP or of the meaning of keys.
+//! The locker decides about slots and reads no clock. The gate adds the one lock around it, the clock, the timer and the
+//! wakers, and by itself refuses only what is asked by outdated rules or after its end. It never holds the lock while it
+//! logs, wakes or waits, and knows nothing of HTTP or of the meaning of keys.
 
 mod answer;
 mod ask;

@@ -70,8 +70,6 @@ impl Held {
 
 impl Permit {
     /// Permit for a request that no limit applies to.
-    ///
-    /// Clock of the gate, from its permit.
     pub(super) fn free(clock: Clock, granted_at: Time) -> Permit {
         Permit { clock, held: None, granted_at, overruled: None }
     }

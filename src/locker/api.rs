@@ -175,8 +175,8 @@ pub(super) struct HeldSlots {
     pub(super) flying: bool,
 }
 
-/// Permit: the taken slots of one request. Its holder must call `settle` or `give_back`, and then
-/// `finish`.
+/// The taken slots of one request. Its holder calls `settle` and then `finish`, or `give_back` alone
+/// if nothing was sent.
 #[derive(Debug)]
 pub struct Grant {
     /// Slots by window.

@@ -121,8 +121,9 @@ impl Locker {
         Snapshot::of(&self.counters.limits, &mut self.counters.table, late, &self.wall, now)
     }
 
-    /// A locker that continues from the snapshot of an earlier one. Slots that were open count as
-    /// settled at `now`.
+    /// A locker that continues from the snapshot of an earlier one. Slots that were open settle at
+    /// `now`, and a linger later if their limit counts from the response; after a hand-over they stay
+    /// open, since the old process still settles them.
     pub fn restore(snapshot: Snapshot, shutdown: Shutdown, wall: WallSample, now: Time) -> Locker {
         let mut locker = Locker::new(Vec::new());
         locker.wall = WallClock::restore(snapshot.readings, wall, now);

@@ -63,7 +63,7 @@ pub struct Rate {
     pub counts: Counts,
 }
 
-/// Window kind, see spec §3.
+/// Window kind: which slots are free at a moment, given the uses before it.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Kind {
     /// Sliding window: never more than N in any span of T, exactly.

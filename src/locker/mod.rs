@@ -1,6 +1,6 @@
-//! Decides: may a request go now, and if not, when?
+//! The limiter: decides whether a request may go now, and if not, when.
 //!
-//! [`Locker`] is a state machine without I/O. Inputs (`api`, `settle`, …) say what happened and at
+//! [`Locker`] is a state machine without I/O. Inputs (`ask`, `settle`, …) say what happened and at
 //! what time; outputs (`poll_verdict`, `poll_timeout`) say what follows. It never reads a clock,
 //! starts a task or knows what a request is, and nothing that it decides is random.
 //!

@@ -1,8 +1,8 @@
 //! Persistence: the work list of the journal, so that a crash forgets no slot.
 //!
 //! The locker does no disk I/O. It returns the records to write (`poll_records`), and the journal
-//! reports them as written (`records_written`); until then a window grants no slot that is not
-//! written down.
+//! reports them as written (`records_written`); until then a window of a long limit (over
+//! 10 s, not shared) grants no slot that is not written, except while everything is written anew.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -22,8 +22,7 @@ const MAX_LOG: usize = 128;
 /// Record for the journal to write.
 #[derive(Clone, PartialEq, Debug)]
 pub enum JournalRecord {
-    /// The limits have changed: the journal writes all that `Locker::snapshot` has of them, without
-    /// windows.
+    /// The limits have changed: the journal writes `Locker::crash_limit_snapshots`, without windows.
     Limits,
     /// The state of a window that a crash must find.
     Window(WindowRecord, WriteToken),

@@ -304,16 +304,16 @@ fn write(
             return Err(Refusal::ConnectionTerminated.into());
         }
         Some(Resend::Unsent(bytes, before)) => {
-            serialize::send_request(&session.head, &plan.target, plan.outgoing, conn)?;
+            serialize::buffer_request(&session.head, &plan.target, plan.outgoing, conn)?;
             if *before == version {
                 conn.out().extend_from_slice(bytes);
             }
         }
         Some(Resend::Whole(kept)) => {
-            serialize::send_request(&session.head, &plan.target, plan.outgoing, conn)?;
+            serialize::buffer_request(&session.head, &plan.target, plan.outgoing, conn)?;
             kept.write(framed, conn);
         }
-        None => serialize::send_request(&session.head, &plan.target, plan.outgoing, conn)?,
+        None => serialize::buffer_request(&session.head, &plan.target, plan.outgoing, conn)?,
     }
     let gathered = body.gather(&mut session.conn, conn);
     gathered.map_err(|_| Refusal::Malformed("the request's chunks are malformed").into())

@@ -12,7 +12,7 @@ use crate::wire::{Conn, Length};
 /// written straight from the read buffer.
 const GATHER: usize = 8 * 1024;
 
-/// Largest body that is kept so that its request can be sent again, in bytes (spec §5).
+/// Largest body that is kept so that its request can be sent again, in bytes.
 pub(super) const MAX_REPLAY: usize = 64 * 1024;
 
 /// Reason for which a body did not reach its end.

@@ -1,4 +1,4 @@
-//! Exchange: carries one request from its head to the end of its response, in five steps.
+//! Exchange: carries one request from its head to the end of its response, in four steps.
 //!
 //! The steps: admission, permit, attempt, response; a request that is answered here or intercepted
 //! leaves after the first. Each step returns its result or a [`Failure`]; this is the only place
@@ -39,7 +39,7 @@ pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
     (outcome, log)
 }
 
-/// The five steps.
+/// The four steps.
 async fn carry(session: &mut Session, log: &mut RequestLog) -> Result<Outcome, Failure> {
     let mut plan = match admit::admit(session, log).await? {
         Admission::Forward(plan) => plan,

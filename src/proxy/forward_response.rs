@@ -57,7 +57,7 @@ pub(super) async fn run(
         }
         let (length, pinned) = (Length::Empty, false);
         let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations, pinned };
-        serialize::send_response(&session.response, returned, &mut session.conn);
+        serialize::buffer_response(&session.response, returned, &mut session.conn);
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
     let from = framing::of_response(&session.response, session.head.method())
@@ -72,7 +72,7 @@ pub(super) async fn run(
     let received_unix_nanos = undated.then(|| session.worker.snapshot.gate.clock().wall_unix_nanos());
     let (keep, pinned) = (keep_caller, checkout::is_pinned(session, &ready));
     let returned = Returned { length: stated, keep, version, waited, received_unix_nanos, locations, pinned };
-    serialize::send_response(&session.response, returned, &mut session.conn);
+    serialize::buffer_response(&session.response, returned, &mut session.conn);
     let mut back = Body::new(from.read_by(session.response.version()), length);
     if !header_rules::takes_trailers(&session.head) {
         back = back.without_trailers();

@@ -14,7 +14,7 @@ use super::outcome::Outcome;
 use super::problem::{self, PutField};
 use super::refusal::Refusal;
 use super::request_log::{BodyRead, RequestLog};
-use super::serialize::{LocalResponse, send_local};
+use super::serialize::{LocalResponse, buffer_local};
 use super::session::Session;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing};
 
@@ -95,7 +95,7 @@ pub(super) async fn respond(
     let connection = rest.is_none().then_some("close");
     let response = LocalResponse { status: 200, reason: "OK", fields: &put_all, connection, body };
     log.status = 200;
-    log.bytes_out += send_local(&response, version, &mut session.conn);
+    log.bytes_out += buffer_local(&response, version, &mut session.conn);
     match rest {
         Some(rest) if flush(session).await && drop_body(session, rest).await => Outcome::Keep,
         Some(_) => Outcome::Close,
@@ -112,7 +112,7 @@ pub(super) fn establish(session: &mut Session, log: &mut RequestLog) {
     log.status = 200;
     let reason = "Connection established";
     let response = LocalResponse { status: 200, reason, fields: &|_| {}, connection: None, body: b"" };
-    send_local(&response, session.head.version(), &mut session.conn);
+    buffer_local(&response, session.head.version(), &mut session.conn);
 }
 
 /// Treatment of the connection that a refusal announces.
@@ -144,7 +144,7 @@ fn send_refusal(session: &mut Session, refusal: &Refusal, persistence: Persisten
         },
         body: if is_head { b"" } else { body.as_bytes() },
     };
-    send_local(&response, version, &mut session.conn)
+    buffer_local(&response, version, &mut session.conn)
 }
 
 /// True if the caller wants its connection kept, and the gateway does not drain.

@@ -6,13 +6,13 @@
 //!
 //! | block | files |
 //! |---|---|
-//! | rules | `host` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key` `rule` `matching` [`claims`] · [`refusal`] `problem` · `header_rules` `retry` `wait_prefs` |
+//! | rules | `host` `uri_origin` `server_name` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `problem` · `header_rules` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] [`metrics`] [`trace`] `tunnel_warnings` |
-//! | configuration | `settings` `reused` `snapshot` (everything made from one configuration) |
+//! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `outcome` |
 //! | writing | `trailers` `body` `serialize` `local_response` `checkout` (a connection for one request) |
-//! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `local_request` and `acquire` (answered here) |
+//! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
 //! | top | `tunnel` `intercept` `http2` `connection` |
 //!

@@ -196,7 +196,7 @@ impl LatePermits {
 /// Called right before each sending.
 ///
 /// # Errors
-/// 503 if not: the process that granted it has ended.
+/// 503 if not: the process that granted it has ended, or the permit is late.
 pub(super) fn check(permit: &Permit) -> Result<(), Failure> {
     if permit.is_good() { Ok(()) } else { Err(Refusal::Closing { retry_after: Duration::ZERO }.into()) }
 }

@@ -1,5 +1,5 @@
 //! Refusals: every error response of the gateway's own, with its status and reason, in one enum and
-//! one table (spec §6).
+//! one table.
 
 use std::borrow::Cow;
 use std::sync::Arc;

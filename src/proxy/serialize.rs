@@ -15,7 +15,7 @@ use crate::wire::{Conn, Length, Name, RequestHead, ResponseHead, Version};
 ///
 /// # Errors
 /// 400 if HTTP/2 cannot carry the target.
-pub(super) fn send_request(
+pub(super) fn buffer_request(
     head: &RequestHead,
     target: &Target,
     outgoing: Outgoing,
@@ -80,7 +80,7 @@ fn request(head: &RequestHead, target: &Target, outgoing: Outgoing) -> Result<Re
 }
 
 /// Writes the head of the response, as the caller receives it, to the connection's buffer.
-pub(super) fn send_response(head: &ResponseHead, returned: Returned<'_>, to: &mut Conn) {
+pub(super) fn buffer_response(head: &ResponseHead, returned: Returned<'_>, to: &mut Conn) {
     if returned.version == Version::Http2 {
         to.stream.set_response(response(head, returned));
     } else {
@@ -173,9 +173,9 @@ pub(super) struct LocalResponse<'r> {
     pub(super) body: &'r [u8],
 }
 
-/// Sends a response of the gateway's own in the caller's version. Returns its length in bytes; for
+/// Buffers a response of the gateway's own in the caller's version. Returns its length in bytes; for
 /// HTTP/2, the length in HTTP/1.1 without Connection.
-pub(super) fn send_local(response: &LocalResponse<'_>, version: Version, to: &mut Conn) -> u64 {
+pub(super) fn buffer_local(response: &LocalResponse<'_>, version: Version, to: &mut Conn) -> u64 {
     if version == Version::Http2 {
         let (mut fields, mut length) = (FieldMap::default(), 0);
         (response.fields)(&mut |name, value| {

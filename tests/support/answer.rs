@@ -138,7 +138,7 @@ impl Answer {
     }
 }
 
-/// Fails unless `answer` is one of the gateway's own, with this status, and complete in all that spec §6 promises.
+/// Fails unless `answer` is one of the gateway's own, with this status, and complete in all that docs/operating.md promises.
 #[track_caller]
 pub(crate) fn check_ours(answer: &Answer, status: u16, error: &str) {
     let raw = format!("{}{}", answer.raw, answer.text());

@@ -28,7 +28,7 @@ pub(super) struct JournalHead {
     pub(super) seed: [u8; 16],
     /// True if the process that wrote it stopped in order.
     pub(super) stopped: bool,
-    /// All limits that still have counts.
+    /// All limits that were not forgotten, in the order of their ids.
     pub(super) limits: Vec<DiskLimitSnapshot>,
     /// History of the wall clock, for `calendar` windows.
     pub(super) readings: Vec<DiskReading>,

@@ -163,7 +163,7 @@ fn damaged(path: &Path, why: &str) -> Error {
 pub enum JournalHealth {
     /// No persistence: not configured, or the folder cannot be used and `after_crash` is "forget".
     Off,
-    /// Counts are on the disk before they are used.
+    /// Slots of long limits (over 10 s) are on the disk before they are used.
     Ok,
     /// The disk cannot be written, or is being caught up: after a crash now all windows would count
     /// as full.

@@ -113,7 +113,7 @@ impl StateFolder {
     /// | end of the earlier process | `after_crash` | counts used |
     /// |---|---|---|
     /// | orderly stop | any | all |
-    /// | crash, folder complete | "remember" | all written; windows of up to 10 s count as full |
+    /// | crash, folder complete | "remember" | all written, and one block of slots for each key; windows of up to 10 s count as full |
     /// | crash, folder incomplete | "remember" | all windows count as full |
     /// | crash | "forget" | none; the seed is kept |
     pub(super) fn loaded(&self, file: LoadedFile, after_crash: AfterCrash) -> Loaded {

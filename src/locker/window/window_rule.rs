@@ -93,7 +93,7 @@ pub(crate) struct WindowRule {
     pub(crate) refuses: bool,
     /// Maximum wait of a request.
     pub(crate) max_wait: Duration,
-    /// Maximum number of waiters at the limit.
+    /// Maximum number of waiters in a window.
     pub(crate) max_waiting: usize,
     /// Maximum number of windows (keys); a request with one more is refused.
     pub(crate) max_keys: usize,
