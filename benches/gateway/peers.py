@@ -95,8 +95,8 @@ def install(wanted=(("nginx", "nginx"), ("haproxy", "haproxy"))):
 
 
 def build(benches=("gateway_load",)):
-    """Builds load and gateway, in this order: the gateway's features must be those of its release. Returns the paths."""
-    cargo = ["cargo", "build", "--release", "--message-format=json-render-diagnostics"]
+    """Builds load and gateway, in this order: the gateway's features must be those of what is shipped. Returns the paths."""
+    cargo = ["cargo", "build", "--profile", "dist", "--message-format=json-render-diagnostics"]
     paths = []
     for what in [*(["--bench", name] for name in benches), ["--bin", "lockgate"]]:
         lines = subprocess.run(cargo + what, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
