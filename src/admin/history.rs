@@ -13,7 +13,7 @@ const MAX_SAMPLES: usize = 900;
 #[derive(Default)]
 pub(super) struct History(Mutex<BTreeMap<Arc<str>, VecDeque<LimitSample>>>);
 
-/// What a limit did within one second.
+/// Counts of one limit within one second.
 #[derive(Clone, Copy, Default)]
 pub(super) struct LimitSample {
     /// Number of permits granted.

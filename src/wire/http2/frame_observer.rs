@@ -55,7 +55,7 @@ impl<S: LowerStream> FrameObserver<S> {
         FrameObserver { stream, released, wire, inbound, outbound, unflushed: false }
     }
 
-    /// What is observed.
+    /// State of the observed connection.
     pub(super) fn wire(&self) -> Arc<WireState> {
         Arc::clone(&self.wire)
     }
