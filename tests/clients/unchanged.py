@@ -108,14 +108,17 @@ def with_aiohttp():
 
 def with_websockets():
     """BASE is a WebSocket server that says through whom it was called, and then repeats what it is told."""
-    from websockets.sync.client import connect
+    from websockets.asyncio.client import connect
 
-    with connect(base.replace("https:", "wss:"), open_timeout=30) as socket:
-        check("via", socket.recv(), "1.1 lockgate")
-        for n in range(count):
-            for message in [f"message {n}", bytes([n % 256]) * 70_000]:
-                socket.send(message)
-                check("message", socket.recv(), message)
+    async def main():
+        async with connect(base.replace("https:", "wss:"), open_timeout=30) as socket:
+            check("via", await socket.recv(), "1.1 lockgate")
+            for n in range(count):
+                for message in [f"message {n}", bytes([n % 256]) * 70_000]:
+                    await socket.send(message)
+                    check("message", await socket.recv(), message)
+
+    asyncio.run(main())
 
 
 def with_grpc():
