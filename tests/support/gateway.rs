@@ -1,16 +1,16 @@
 //! A gateway process: started with a `proxy.toml` of the test's, watched, and ended with the test.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Answer, Caller, PATIENCE, eventually, thread};
+use super::output::Output;
+use super::{Answer, Caller, PATIENCE, eventually};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lockgate");
@@ -52,9 +52,8 @@ pub(crate) struct Gateway {
     pub(crate) addr: SocketAddr,
     /// Another gateway may go on in it.
     pub(crate) dir: Arc<Dir>,
-    out: Arc<Mutex<Vec<String>>>,
-    err: Arc<Mutex<String>>,
-    deaf: Arc<AtomicBool>,
+    out: Output,
+    err: Output,
 }
 
 impl Gateway {
@@ -95,12 +94,10 @@ impl Gateway {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the gateway was built and can be started");
-        let (out, err, deaf) = (Arc::default(), Arc::default(), Arc::default());
-        let lines = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
-        collect_lines(lines, Arc::clone(&out), Arc::clone(&deaf));
-        collect_text(child.stderr.take().expect("stderr is a pipe"), Arc::clone(&err));
+        let out = Output::of(child.stdout.take().expect("stdout is a pipe").into());
+        let err = Output::of(child.stderr.take().expect("stderr is a pipe").into());
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut gateway = Gateway { child, successors: Mutex::default(), addr, dir, out, err, deaf };
+        let mut gateway = Gateway { child, successors: Mutex::default(), addr, dir, out, err };
         gateway.addr = gateway.read_address();
         gateway
     }
@@ -151,17 +148,17 @@ impl Gateway {
         self.exchange(get(url))
     }
 
-    /// What it has printed.
+    /// The lines of its access log and its start. Another thread of the gateway writes them, some time after the answer.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.out.lock().expect("no reader panicked").clone()
+        self.out.lines()
     }
 
-    /// What it has complained about.
+    /// Its log: all that it wrote before anything that the test has seen of it.
     pub(crate) fn stderr(&self) -> String {
-        self.err.lock().expect("no reader panicked").clone()
+        self.err.text()
     }
 
-    /// Waits until it has complained of that: what it writes is read a moment later.
+    /// Waits until it has complained of that.
     #[track_caller]
     pub(crate) fn complains(&self, text: &str) {
         eventually(&format!("it complains of {text:?}"), || self.stderr().contains(text));
@@ -191,7 +188,6 @@ impl Gateway {
         told().1 == refused
     }
 
-    /// After its next line, nobody reads what it prints any more.
     /// Has another process take the place of the one that serves now.
     #[track_caller]
     pub(crate) fn hand_over(&self) {
@@ -214,8 +210,9 @@ impl Gateway {
         self.successors.lock().expect("no test panicked in it").last().copied().unwrap_or(self.pid())
     }
 
+    /// After its next line, its standard output is closed.
     pub(crate) fn close_stdout(&mut self) {
-        self.deaf.store(true, Ordering::SeqCst);
+        self.out.close();
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -272,27 +269,4 @@ impl Drop for Gateway {
 pub(crate) fn get(url: &str) -> String {
     let host = url.trim_start_matches("http://").split(['/', '?']).next().unwrap_or_default();
     format!("GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-}
-
-fn collect_lines(lines: impl BufRead + Send + 'static, into: Arc<Mutex<Vec<String>>>, deaf: Arc<AtomicBool>) {
-    thread(move || {
-        for line in lines.lines().map_while(Result::ok) {
-            into.lock().expect("no reader panicked").push(line);
-            if deaf.load(Ordering::SeqCst) {
-                return;
-            }
-        }
-    });
-}
-
-fn collect_text(mut from: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
-    thread(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(count) = from.read(&mut chunk) {
-            if count == 0 {
-                return;
-            }
-            into.lock().expect("no reader panicked").push_str(&String::from_utf8_lossy(&chunk[..count]));
-        }
-    });
 }

@@ -13,6 +13,7 @@ pub(crate) mod judge;
 pub(crate) mod middleman;
 pub(crate) mod origin;
 pub(crate) mod origin2;
+mod output;
 pub(crate) mod processes;
 pub(crate) mod program;
 pub(crate) mod relay;
