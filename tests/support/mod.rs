@@ -22,6 +22,9 @@ pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod stream;
 
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use answer::{Answer, End, check_ours};
@@ -34,8 +37,9 @@ pub(crate) use origin2::{Manners, Origin2};
 pub(crate) use relay::Relay;
 pub(crate) use request::Request;
 
-/// How long a test waits for what must happen; only a hang is slower than this, however busy the machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+/// How long a test waits for what must happen; only a hang is slower than this, however busy the machine. It is below a
+/// minute, after which the gateway's own time-outs end what hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(55);
 
 /// Waits until `holds` is true, and fails with `what` if that does not happen.
 #[track_caller]
@@ -74,13 +78,19 @@ pub(crate) fn times(seldom: usize, often: usize) -> usize {
     if std::env::var_os("LOCKGATE_SLOW").is_some() { often } else { seldom }
 }
 
-/// A loopback port that nobody uses; from below the range that port 0 is given from, so that it stays free.
+/// A loopback port that nobody uses; from below the range that port 0 is given from, and kept from other test runs: a socket
+/// that does not listen holds it, and lets one with SO_REUSEADDR listen beside it.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    static HELD: Mutex<Vec<socket2::Socket>> = Mutex::new(Vec::new());
     loop {
-        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let next = NEXT.fetch_add(1, Ordering::SeqCst);
         let port = u16::try_from(12_000 + (std::process::id() * 37 + next) % 18_000).expect("below 30 000");
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        // Without SO_REUSEADDR it fails if any other socket has the port, even one that does not listen.
+        if socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into()).is_ok() {
+            socket.set_reuse_address(true).expect("SO_REUSEADDR can be set");
+            HELD.lock().expect("no test panicked in it").push(socket);
             return port;
         }
     }
