@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::ClientConnection;
 
 use crate::support::certs::Fault;
 use crate::support::stage::{Before, Stage, connect, counted, get, opens};
@@ -90,7 +90,7 @@ fn a_client_hello_sent_with_the_connect_is_not_lost() {
         head.push(byte[0]);
     }
     assert!(head.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&head));
-    let mut inside = Caller { stream: stream::Stream::caller(StreamOwned::new(session, tcp)) };
+    let mut inside = Caller { stream: stream::Stream::caller(session, tcp) };
     assert_eq!(inside.send(get(&origin.name(), "/early")).answer().status, 413);
 }
 

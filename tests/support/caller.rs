@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection};
 
 use super::answer::Answer;
 use super::stream::{Stop, Stream};
@@ -52,7 +52,7 @@ impl Caller {
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         let name = ServerName::try_from(name.to_owned()).expect("a name that a certificate can bear");
         let session = ClientConnection::new(Arc::new(config), name).expect("a session can start");
-        Caller { stream: Stream::caller(StreamOwned::new(session, tcp)) }
+        Caller { stream: Stream::caller(session, tcp) }
     }
 
     /// Fails unless TLS can be spoken now; the certificates that the other side showed.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestampns};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConfig, ServerConnection};
 
 use super::request::Request;
 use super::stream::{Stop, Stream};
@@ -76,6 +76,8 @@ type Script = dyn Fn(&Request, &mut Link<'_>) -> Next + Send + Sync;
 struct Shared {
     script: Box<Script>,
     tls: Option<Arc<ServerConfig>>,
+    /// Called with the number of each connection before its first byte is read.
+    before_reading: Box<dyn Fn(usize) + Send + Sync>,
     /// How long a connection may be idle.
     idle: Duration,
     requests: Mutex<Vec<Request>>,
@@ -104,14 +106,23 @@ impl Origin {
 
     pub(crate) fn scripted(script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static) -> Origin {
         // Idle connections outlive any test; the gateway's end closes them.
-        Origin::listen(None, 4 * PATIENCE, Box::new(script))
+        Origin::listen(None, Box::new(|_| {}), 4 * PATIENCE, Box::new(script))
     }
 
     pub(crate) fn scripted_tls(
         config: Arc<ServerConfig>,
         script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static,
     ) -> Origin {
-        Origin::listen(Some(config), 4 * PATIENCE, Box::new(script))
+        Origin::late_tls(config, |_| {}, script)
+    }
+
+    /// Begins the handshake of each connection, by its number, after `before_reading` has returned.
+    pub(crate) fn late_tls(
+        config: Arc<ServerConfig>,
+        before_reading: impl Fn(usize) + Send + Sync + 'static,
+        script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static,
+    ) -> Origin {
+        Origin::listen(Some(config), Box::new(before_reading), 4 * PATIENCE, Box::new(script))
     }
 
     /// Closes connections on which nothing comes for `idle`.
@@ -119,7 +130,7 @@ impl Origin {
         idle: Duration,
         script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static,
     ) -> Origin {
-        Origin::listen(None, idle, Box::new(script))
+        Origin::listen(None, Box::new(|_| {}), idle, Box::new(script))
     }
 
     /// The same raw bytes to every request, then the connection closes.
@@ -142,7 +153,12 @@ impl Origin {
         })
     }
 
-    fn listen(tls: Option<Arc<ServerConfig>>, idle: Duration, script: Box<Script>) -> Origin {
+    fn listen(
+        tls: Option<Arc<ServerConfig>>,
+        before_reading: Box<dyn Fn(usize) + Send + Sync>,
+        idle: Duration,
+        script: Box<Script>,
+    ) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
         // Accepted sockets inherit it, so that even the first segment bears the kernel's stamp.
         setsockopt(&listener, ReceiveTimestampns, &true).expect("this kernel stamps what it receives");
@@ -150,6 +166,7 @@ impl Origin {
         let shared = Arc::new(Shared {
             script,
             tls,
+            before_reading,
             idle,
             requests: Mutex::new(Vec::new()),
             connections: AtomicUsize::new(0),
@@ -261,18 +278,19 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 fn serve(tcp: TcpStream, number: usize, shared: &Shared) {
+    (shared.before_reading)(number);
     let mut stream = match &shared.tls {
         None => Stream::plain(tcp),
         Some(config) => {
             let session = ServerConnection::new(Arc::clone(config)).expect("a session can start");
-            Stream::server(StreamOwned::new(session, tcp))
+            Stream::server(session, tcp)
         }
     };
     for place in 0.. {
         let Ok(head) = stream.take_until(b"\r\n\r\n", Instant::now() + shared.idle) else {
             return;
         };
-        if shared.tls.is_none() && !stream.stamped_by_kernel {
+        if !stream.stamped_by_kernel {
             shared.kernel_stamps.store(false, Ordering::SeqCst);
         }
         let request = Request::parse(&head, stream.stamp, number, place);

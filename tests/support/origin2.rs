@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use h2::RecvStream;
 use http::{HeaderMap, Request};
-use rustls::{ServerConfig, StreamOwned};
+use rustls::ServerConfig;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -239,7 +239,7 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
             let tcp = tcp.into_std().expect("a socket of ours");
             tcp.set_nonblocking(false).expect("a socket can be blocking");
             super::thread(move || {
-                answer1::serve(Stream::server(StreamOwned::new(session, tcp)), number, &shared);
+                answer1::serve(Stream::server(session, tcp), number, &shared);
                 drop(open);
             });
         });

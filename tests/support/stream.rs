@@ -11,10 +11,16 @@ use rustls::{ClientConnection, ServerConnection, StreamOwned};
 
 use super::clock;
 
+/// A socket with the kernel's receive stamp of its latest segment, if it is asked for stamps.
+struct Stamped {
+    tcp: TcpStream,
+    stamp: Option<u64>,
+}
+
 enum Kind {
-    Plain(TcpStream),
-    Server(Box<StreamOwned<ServerConnection, TcpStream>>),
-    Caller(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Plain(Stamped),
+    Server(Box<StreamOwned<ServerConnection, Stamped>>),
+    Caller(Box<StreamOwned<ClientConnection, Stamped>>),
 }
 
 /// How a read ended that brought no bytes.
@@ -33,7 +39,7 @@ pub(crate) struct Stream {
     kind: Kind,
     /// Read, and not yet taken.
     pub(crate) ahead: Vec<u8>,
-    /// When the kernel received the latest bytes (the present, for TLS).
+    /// When the kernel received the latest bytes; the present, if it does not say.
     pub(crate) stamp: u64,
     /// Whether every stamp so far was the kernel's.
     pub(crate) stamped_by_kernel: bool,
@@ -41,15 +47,15 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn plain(tcp: TcpStream) -> Stream {
-        Stream::over(Kind::Plain(tcp))
+        Stream::over(Kind::Plain(Stamped { tcp, stamp: None }))
     }
 
-    pub(crate) fn server(tls: StreamOwned<ServerConnection, TcpStream>) -> Stream {
-        Stream::over(Kind::Server(Box::new(tls)))
+    pub(crate) fn server(session: ServerConnection, tcp: TcpStream) -> Stream {
+        Stream::over(Kind::Server(Box::new(StreamOwned::new(session, Stamped { tcp, stamp: None }))))
     }
 
-    pub(crate) fn caller(tls: StreamOwned<ClientConnection, TcpStream>) -> Stream {
-        Stream::over(Kind::Caller(Box::new(tls)))
+    pub(crate) fn caller(session: ClientConnection, tcp: TcpStream) -> Stream {
+        Stream::over(Kind::Caller(Box::new(StreamOwned::new(session, Stamped { tcp, stamp: None }))))
     }
 
     fn over(kind: Kind) -> Stream {
@@ -57,8 +63,12 @@ impl Stream {
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.socket().tcp
+    }
+
+    fn socket(&self) -> &Stamped {
         match &self.kind {
-            Kind::Plain(tcp) => tcp,
+            Kind::Plain(socket) => socket,
             Kind::Server(tls) => tls.get_ref(),
             Kind::Caller(tls) => tls.get_ref(),
         }
@@ -67,7 +77,7 @@ impl Stream {
     /// The socket itself, for a stream that is not TLS yet.
     pub(crate) fn into_tcp(self) -> TcpStream {
         match self.kind {
-            Kind::Plain(tcp) => tcp,
+            Kind::Plain(socket) => socket.tcp,
             Kind::Server(_) | Kind::Caller(_) => panic!("a TLS stream has no bare socket to give"),
         }
     }
@@ -75,7 +85,7 @@ impl Stream {
     /// Writes all, or says why not.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.kind {
-            Kind::Plain(tcp) => tcp.write_all(bytes),
+            Kind::Plain(socket) => socket.write_all(bytes),
             Kind::Server(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
             Kind::Caller(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
         }
@@ -96,13 +106,14 @@ impl Stream {
         self.tcp().set_read_timeout(Some(left)).expect("a timeout can be set");
         let mut chunk = vec![0; 64 << 10];
         let read = match &mut self.kind {
-            Kind::Plain(tcp) => receive(tcp, &mut chunk),
-            Kind::Server(tls) => tls.read(&mut chunk).map(|n| (n, None)),
-            Kind::Caller(tls) => tls.read(&mut chunk).map(|n| (n, None)),
+            Kind::Plain(socket) => socket.read(&mut chunk),
+            Kind::Server(tls) => tls.read(&mut chunk),
+            Kind::Caller(tls) => tls.read(&mut chunk),
         };
         match read {
-            Ok((0, _)) => Err(Stop::Closed),
-            Ok((count, stamp)) => {
+            Ok(0) => Err(Stop::Closed),
+            Ok(count) => {
+                let stamp = self.socket().stamp;
                 self.stamped_by_kernel &= stamp.is_some();
                 self.stamp = stamp.unwrap_or_else(clock::now);
                 self.ahead.extend_from_slice(&chunk[..count]);
@@ -167,19 +178,30 @@ impl Stream {
     }
 }
 
-/// One read with the kernel's receive stamp of its latest segment.
-fn receive(tcp: &TcpStream, chunk: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
-    let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
-    let mut parts = [IoSliceMut::new(chunk)];
-    let message = recvmsg::<()>(tcp.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
-    let stamp = message.cmsgs().ok().and_then(|mut all| {
-        all.find_map(|one| {
-            let ControlMessageOwned::ScmTimestampns(at) = one else {
-                return None;
-            };
-            let nanos = i128::from(at.tv_sec()) * 1_000_000_000 + i128::from(at.tv_nsec());
-            u128::try_from(nanos).ok().map(clock::from_unix_nanos)
-        })
-    });
-    Ok((message.bytes, stamp))
+impl Read for Stamped {
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
+        let mut parts = [IoSliceMut::new(chunk)];
+        let message = recvmsg::<()>(self.tcp.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+        self.stamp = message.cmsgs().ok().and_then(|mut all| {
+            all.find_map(|one| {
+                let ControlMessageOwned::ScmTimestampns(at) = one else {
+                    return None;
+                };
+                let nanos = i128::from(at.tv_sec()) * 1_000_000_000 + i128::from(at.tv_nsec());
+                u128::try_from(nanos).ok().map(clock::from_unix_nanos)
+            })
+        });
+        Ok(message.bytes)
+    }
+}
+
+impl Write for Stamped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.tcp.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tcp.flush()
+    }
 }
