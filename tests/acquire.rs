@@ -1,12 +1,12 @@
 //! Permits for what is no HTTP request: the same windows, the same line, the same promise.
 
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::admin::json;
+use crate::admin::{json, queued, watched};
 use crate::support::*;
+use crate::tuning::tune;
 
 #[track_caller]
 fn acquire(gateway: &Gateway, path: &str) -> Answer {
@@ -36,17 +36,20 @@ fn a_permit_is_taken_from_the_window_that_requests_are_counted_in() {
 #[test]
 fn whoever_asks_waits_in_the_same_line_and_leaves_it_by_hanging_up() {
     let origin = Origin::start();
-    let admin = free_port();
-    let rules = limit(1, "700ms", "max_wait = \"1m\"\nshare_by = \"none\"\ncounts = \"answered\"");
-    let gateway = Gateway::start(&format!("{rules}[admin]\nlisten = \"127.0.0.1:{admin}\"\n"));
-    let permits = || json(([127, 0, 0, 1], admin).into(), "/v1/limits/the-limit")["permits"].clone();
+    let rules = limit(1, "1h", "max_wait = \"12h\"\nshare_by = \"none\"\ncounts = \"answered\"");
+    let (gateway, admin) = watched(&rules, "");
+    let permits = || json(admin, "/v1/limits/the-limit")["permits"].clone();
     assert_eq!(gateway.get(&origin.url("/1")).status, 200);
     let ask =
         format!("POST /v1/limits/the-limit/acquire HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", gateway.addr);
     let (mut leaves, mut stays) = (gateway.caller(), gateway.caller());
-    leaves.send(&ask).expect_silence(Duration::from_millis(50));
-    stays.send(&ask).expect_silence(Duration::from_millis(50));
+    leaves.send(&ask);
+    queued(admin, "the-limit", 1);
+    stays.send(&ask);
+    queued(admin, "the-limit", 2);
     leaves.hang_up();
+    queued(admin, "the-limit", 1);
+    tune(admin, "the-limit", "\"per\": \"300ms\"");
     let granted = stays.answer();
     let told: Value = serde_json::from_str(&granted.text()).unwrap();
     assert_eq!(told["verdict"], "go", "{}", granted.raw);
@@ -122,7 +125,7 @@ fn whoever_may_not_use_the_gateway_gets_no_permit() {
 
 #[test]
 fn the_example_of_the_documentation_works() {
-    let gateway = Gateway::start(&limit(2, "1s", ""));
+    let gateway = Gateway::start(&limit(4, "2s", ""));
     let output = Command::new("python3")
         .args([concat!(env!("CARGO_MANIFEST_DIR"), "/docs/acquire.py"), &gateway.addr.to_string(), "the-limit", "5"])
         .output()
@@ -131,5 +134,5 @@ fn the_example_of_the_documentation_works() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let waits: Vec<f64> = told.lines().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
     assert_eq!(waits.len(), 5);
-    assert!(waits.iter().sum::<f64>() > 0.0, "five of two per second take two seconds: {waits:?}");
+    assert!(waits.iter().sum::<f64>() > 0.0, "five of four in two seconds take two seconds: {waits:?}");
 }

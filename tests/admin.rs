@@ -9,12 +9,24 @@ use serde_json::Value;
 use crate::support::gateway::Dir;
 use crate::support::*;
 
+/// An address for an admin listener, and the section of the file that opens it.
+pub(crate) fn listener() -> (SocketAddr, String) {
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    (admin, format!("\n[admin]\nlisten = \"{admin}\"\n\n"))
+}
+
 /// A gateway with an admin listener, and its address.
 #[track_caller]
 pub(crate) fn watched(rules: &str, more: &str) -> (Gateway, SocketAddr) {
-    let port = free_port();
-    let admin = SocketAddr::from(([127, 0, 0, 1], port));
-    (Gateway::start(&format!("{rules}\n[admin]\nlisten = \"{admin}\"\n{more}")), admin)
+    let (admin, listen) = listener();
+    (Gateway::start(&format!("{rules}{listen}{more}")), admin)
+}
+
+/// Waits until so many requests are in the queue of a limit.
+#[track_caller]
+pub(crate) fn queued(admin: SocketAddr, limit: &str, count: usize) {
+    let path = format!("/v1/limits/{limit}");
+    eventually(&format!("{count} in the queue of {limit}"), || json(admin, &path)["waiting"] == count);
 }
 
 #[track_caller]
@@ -138,10 +150,7 @@ fn waiters_are_seen_while_they_wait_and_counted_when_they_hang_up() {
 
 #[test]
 fn probes_tell_whether_it_lives_and_whether_to_send_anybody() {
-    let origin = Origin::scripted(|_, link| {
-        std::thread::sleep(std::time::Duration::from_millis(600));
-        link.answer(200, "late")
-    });
+    let (origin, go) = Origin::on_order();
     let (mut gateway, admin) = watched(UNLIMITED, "");
     assert_eq!(json(admin, "/healthz")["status"], "ok");
     assert_eq!(json(admin, "/healthz")["state"], "ok");
@@ -152,6 +161,7 @@ fn probes_tell_whether_it_lives_and_whether_to_send_anybody() {
     gateway.signal(rustix::process::Signal::TERM);
     eventually("it drains", || ask(admin, "GET", "/readyz", "").status == 503);
     assert_eq!(json(admin, "/healthz")["status"], "ok");
+    go.send(()).unwrap();
     assert_eq!(caller.answer().status, 200);
     assert!(gateway.ended().success());
 }

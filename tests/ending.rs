@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
+use crate::admin::{json, queued, watched};
 use crate::support::*;
 
 #[test]
@@ -42,14 +43,17 @@ fn on_sigterm_waiters_that_cannot_go_in_time_get_a_503_and_the_others_go() {
     toml +=
         "[[limit]]\nname = \"long\"\nmatch = { path = \"/long\" }\nrequests = 1\nper = \"1h\"\nmax_wait = \"2h\"\n\n";
     toml += "[timeouts]\ndrain = \"10s\"\n";
-    let mut gateway = Gateway::start(&toml);
+    let (mut gateway, admin) = watched(&toml, "");
     assert_eq!(gateway.get(&origin.url("/long")).status, 200);
     let mut lost = gateway.caller();
     lost.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/long")));
     let mut kept = gateway.caller();
     kept.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/short")));
-    // Both must stand in line before the signal; a third, refused on arrival, shows that they had time to.
-    std::thread::sleep(Duration::from_millis(100));
+    queued(admin, "long", 1);
+    // On a slow machine its slot may be free before it comes.
+    eventually("it is in the queue, or on its way", || {
+        json(admin, "/v1/limits/the-limit")["waiting"] == 2 || origin.targets().contains(&"/short".to_owned())
+    });
     gateway.signal(Signal::TERM);
     let answer = lost.answer();
     check_ours(&answer, 503, "proxy_internal_response|connection_limit_reached");
@@ -73,10 +77,12 @@ fn a_drain_has_an_end_and_a_second_signal_is_one() {
         caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"))).head();
         let mut tunnel = gateway.caller();
         tunnel.send(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.authority())).head();
+        let mut idle = gateway.caller();
+        assert_eq!(idle.send(ASK).answer_to("OPTIONS").status, 200);
         gateway.signal(Signal::TERM);
         if signals == 2 {
             // Two signals that come at once are one to the kernel.
-            std::thread::sleep(Duration::from_millis(200));
+            idle.expect_end();
             gateway.signal(Signal::TERM);
         }
         gateway.ended();

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::admin::{queued, watched};
 use crate::support::*;
+use crate::tuning::tune;
 
 #[test]
 fn an_absolute_target_reaches_the_origin_in_origin_form() {
@@ -270,9 +272,16 @@ fn empty_lines_before_a_request_are_forgiven() {
 #[test]
 fn a_request_that_waited_is_told_how_long() {
     let origin = Origin::start();
-    let gateway = Gateway::start(&limit(1, "400ms", ""));
-    assert_eq!(gateway.get(&origin.url("/1")).field("server-timing"), None, "the first did not wait");
-    let timing = gateway.get(&origin.url("/2")).field("server-timing").unwrap().to_owned();
+    let rules = limit(1, "1h", "max_wait = \"12h\"").replace("] }", "], path = \"/counted\" }");
+    let (gateway, admin) = watched(&rules, "");
+    // A request that is counted may have waited until its slot was written down.
+    assert_eq!(gateway.get(&origin.url("/free")).field("server-timing"), None, "it did not wait");
+    assert_eq!(gateway.get(&origin.url("/counted")).status, 200);
+    let mut second = gateway.caller();
+    second.send(gateway::get(&origin.url("/counted")));
+    queued(admin, "the-limit", 1);
+    tune(admin, "the-limit", "\"per\": \"100ms\"");
+    let timing = second.answer().field("server-timing").unwrap().to_owned();
     let waited = timing.strip_prefix("lockgate;dur=").unwrap_or_else(|| panic!("{timing}"));
     let waited: f64 = waited.parse().unwrap_or_else(|_| panic!("{timing}"));
     assert!((1.0..60_000.0).contains(&waited), "{timing}");

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::admin::{listener, queued};
 use crate::support::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Fate, Frame, Frames, GOAWAY, HEADERS, PING, PREFACE, SETTINGS,
 };
@@ -74,7 +75,8 @@ fn a_rapid_reset_ends_its_connection() {
 
 #[test]
 fn waiters_that_are_made_and_reset_100_000_times_leave_nothing_behind() {
-    let (gateway, origin, _) = warm(&limit(3, "1h", "max_wait = \"48h\"\nmax_waiting = 50"));
+    let (admin, listen) = listener();
+    let (gateway, origin, _) = warm(&(limit(3, "1h", "max_wait = \"48h\"\nmax_waiting = 50") + &listen));
     assert_eq!(gateway.get(&origin.url("/last")).status, 200);
     let to = origin.authority();
     let (mut before, mut made) = (0, 0);
@@ -104,7 +106,7 @@ fn waiters_that_are_made_and_reset_100_000_times_leave_nothing_behind() {
     // With 50 places, the next 50 find one each only if the queue is empty.
     let caller = Caller2::plain(gateway.addr);
     let waiting: Vec<_> = (0..50).map(|_| caller.start(caller2::get(&origin.url("/w")), More::None)).collect();
-    std::thread::sleep(Duration::from_millis(200));
+    queued(admin, "the-limit", 50);
     check_ours(&caller.get(&origin.url("/one-too-many")), 429, "http_request_error");
     drop(waiting);
 }
@@ -219,7 +221,7 @@ fn a_small_head_that_unpacks_to_a_large_one_is_refused() {
 
 #[test]
 fn who_begins_and_does_not_go_on_is_not_waited_for() {
-    let (gateway, origin, before) = warm("[timeouts]\nhead = \"500ms\"\nidle = \"1s\"\n\n");
+    let (gateway, origin, before) = warm("[timeouts]\nhead = \"2s\"\nidle = \"3s\"\n\n");
     let mut part = gateway.caller();
     part.send(&PREFACE[..10]).rest();
     let mut silent = gateway.caller();
@@ -243,7 +245,7 @@ fn who_begins_and_does_not_go_on_is_not_waited_for() {
 
 #[test]
 fn content_that_stands_still_is_given_up() {
-    let (gateway, origin, before) = warm("[timeouts]\nidle = \"500ms\"\n\n");
+    let (gateway, origin, before) = warm("[timeouts]\nidle = \"2s\"\n\n");
     let mut caller = gateway.caller();
     let mut frames = Frames::caller(&mut caller.stream);
     frames.send(&Frame::headers(1, 0, &frames::request("POST", &origin.authority(), "/post")));

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::admin::{queued, watched};
 use crate::support::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -30,15 +31,14 @@ fn what_a_limit_has_counted_counts_on_under_its_new_rule() {
 #[test]
 fn those_in_line_stay_in_line_and_in_their_order() {
     let origin = Origin::start();
-    let gateway = Gateway::start(&limit(1, "1h", "max_wait = \"12h\"\nshare_by = \"none\""));
+    let (gateway, admin) = watched(&limit(1, "1h", "max_wait = \"12h\"\nshare_by = \"none\""), "");
     assert_eq!(gateway.get(&origin.url("/first")).status, 200);
     let mut waiters: Vec<Caller> = Vec::new();
     for n in 0..5 {
         let mut caller = gateway.caller();
         caller.send(get(&origin, &format!("/{n}")));
-        // Each must be in line before the next: nothing tells a caller that it is.
-        std::thread::sleep(Duration::from_millis(50));
         waiters.push(caller);
+        queued(admin, "the-limit", waiters.len());
     }
     assert!(gateway.reload(&limit(2, "1h", "max_wait = \"12h\"\nshare_by = \"none\"")));
     assert_eq!(waiters[0].answer().status, 200, "the first of them has a slot now");
@@ -57,15 +57,16 @@ fn a_limit_that_is_new_holds_those_back_who_are_in_line_already() {
     let origin = Origin::start();
     let named = |name: &str| limit(1, "1h", "max_wait = \"2h\"").replace("the-limit", name);
     let (old, new) = (named("old"), named("new"));
-    let gateway = Gateway::start(&old);
+    let (gateway, admin) = watched(&old, "");
     assert_eq!(gateway.get(&origin.url("/first")).status, 200);
     let mut waiter = gateway.caller();
     waiter.send(get(&origin, "/waits"));
-    std::thread::sleep(Duration::from_millis(100));
+    queued(admin, "old", 1);
     assert!(gateway.reload(&new), "the old one is gone, so one can go");
     assert_eq!(waiter.answer().status, 200);
     let mut next = gateway.caller();
-    next.send(get(&origin, "/next")).expect_silence(Duration::from_millis(100));
+    next.send(get(&origin, "/next"));
+    queued(admin, "new", 1);
     assert!(gateway.reload(&format!("{old}{new}")));
     next.expect_silence(Duration::from_millis(100));
     assert!(gateway.reload(UNLIMITED));

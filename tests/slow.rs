@@ -112,9 +112,14 @@ fn a_connection_made_ready_that_dies_before_its_turn_is_replaced() {
     callers.iter_mut().enumerate().for_each(|(n, caller)| _ = caller.send(post(n)));
     for (n, caller) in callers.iter_mut().enumerate() {
         let answer = caller.answer();
+        if answer.status == 502 {
+            // It crossed with the end of its connection on the way, and a POST is not sent twice.
+            eventually("it crossed", || origin.crossed().contains(&format!("/{n}")));
+            continue;
+        }
         assert_eq!((answer.status, answer.text()), (200, format!("/{n}")), "{}", answer.raw);
     }
-    assert_eq!(origin.count(), 6, "and none was sent twice");
+    assert_eq!(origin.count() + origin.crossed().len(), 6, "and none was sent twice");
 }
 
 #[test]

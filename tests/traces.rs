@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
+use crate::admin::{queued, watched};
 use crate::support::certs::{Authority, Fault};
 use crate::support::gateway::Dir;
 use crate::support::*;
+use crate::tuning::tune;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -35,10 +37,14 @@ fn eventually_told(spans: &Mutex<Vec<Value>>, count: usize) -> Vec<Value> {
 }
 
 fn traced(gateway: &Gateway, origin: &Origin, flags: &str) -> Answer {
+    gateway.exchange(head_of_trace(origin, flags))
+}
+
+fn head_of_trace(origin: &Origin, flags: &str) -> String {
     let (url, host) = (origin.url("/path?secret=1"), origin.authority());
-    gateway.exchange(format!(
+    format!(
         "GET {url} HTTP/1.1\r\nHost: {host}\r\ntraceparent: 00-{TRACE}-{PARENT}-{flags}\r\ntracestate: v=1\r\nConnection: close\r\n\r\n"
-    ))
+    )
 }
 
 fn attribute<'s>(span: &'s Value, key: &str) -> &'s Value {
@@ -50,12 +56,16 @@ fn attribute<'s>(span: &'s Value, key: &str) -> &'s Value {
 fn a_traced_request_and_its_wait_are_told_and_the_origin_knows_our_span() {
     let ((collector, spans), origin) = (collector(), Origin::start());
     let trace = format!("[trace]\notlp = \"{}\"\none_in = 1000000\n", collector.url(""));
-    let gateway = Gateway::start(&format!("{}{trace}", limit(1, "1s", "")));
+    let (gateway, admin) = watched(&limit(1, "1h", "max_wait = \"12h\""), &trace);
     // The first of a million is traced, though nobody asked for it.
     let (url, host) = (origin.url("/first"), origin.authority());
     let foreign = format!("GET {url} HTTP/1.1\r\nHost: {host}\r\ntracestate: v=1\r\nConnection: close\r\n\r\n");
     assert_eq!(gateway.exchange(foreign).status, 200);
-    assert_eq!(traced(&gateway, &origin, "01").status, 200);
+    let mut waits = gateway.caller();
+    waits.send(head_of_trace(&origin, "01"));
+    queued(admin, "the-limit", 1);
+    tune(admin, "the-limit", "\"per\": \"1s\"");
+    assert_eq!(waits.answer().status, 200);
     assert_eq!(traced(&gateway, &origin, "00").status, 200);
     let told = eventually_told(&spans, 3);
     let ours: Vec<&Value> = told.iter().filter(|span| span["traceId"] == TRACE).collect();

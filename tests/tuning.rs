@@ -37,6 +37,13 @@ pub(crate) fn send_json(admin: SocketAddr, method: &str, path: &str, body: &str)
     caller.answer_to(method)
 }
 
+/// Changes keys of a limit of the gateway that runs.
+#[track_caller]
+pub(crate) fn tune(admin: SocketAddr, limit: &str, keys: &str) {
+    let tuned = send_json(admin, "PATCH", &format!("/v1/limits/{limit}"), &format!("{{{keys}}}"));
+    assert_eq!(tuned.status, 200, "{}{}", tuned.raw, tuned.text());
+}
+
 #[test]
 fn a_limit_is_tuned_while_requests_wait_and_saved_with_nothing_else_changed() {
     let origin = Origin::start();
@@ -99,10 +106,7 @@ fn what_cannot_be_is_not_tuned_and_told_as_for_the_file() {
 
 #[test]
 fn an_order_while_it_drains_is_refused_at_once() {
-    let origin = Origin::scripted(|_, link| {
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        link.answer(200, "late")
-    });
+    let (origin, go) = Origin::on_order();
     let (mut gateway, admin) = watched(UNLIMITED, "");
     let mut caller = gateway.caller();
     caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/slow")));
@@ -110,6 +114,7 @@ fn an_order_while_it_drains_is_refused_at_once() {
     gateway.signal(rustix::process::Signal::TERM);
     eventually("it drains", || ask(admin, "GET", "/readyz", "").status == 503);
     assert_eq!(send_json(admin, "POST", "/v1/config/reload", "").status, 503);
+    go.send(()).unwrap();
     assert_eq!(caller.answer().status, 200);
     assert!(gateway.ended().success());
 }

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestampns};
@@ -81,6 +81,8 @@ struct Shared {
     /// How long a connection may be idle.
     idle: Duration,
     requests: Mutex<Vec<Request>>,
+    /// Targets of requests that came after the end of their connection.
+    crossed: Mutex<Vec<String>>,
     connections: AtomicUsize,
     open: AtomicUsize,
     stop: AtomicBool,
@@ -125,7 +127,19 @@ impl Origin {
         Origin::listen(Some(config), Box::new(before_reading), 4 * PATIENCE, Box::new(script))
     }
 
-    /// Closes connections on which nothing comes for `idle`.
+    /// Answers 200, each time that the test says so.
+    pub(crate) fn on_order() -> (Origin, mpsc::Sender<()>) {
+        let (go, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let origin = Origin::scripted(move |_, link| {
+            wait.lock().expect("no script panicked").recv_timeout(PATIENCE).ok();
+            link.answer(200, "late")
+        });
+        (origin, go)
+    }
+
+    /// Ends connections on which nothing comes for `idle`. Requests that cross with that end are not answered, and are found
+    /// in [`Origin::crossed`].
     pub(crate) fn impatient(
         idle: Duration,
         script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static,
@@ -169,6 +183,7 @@ impl Origin {
             before_reading,
             idle,
             requests: Mutex::new(Vec::new()),
+            crossed: Mutex::default(),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -227,6 +242,11 @@ impl Origin {
         all.remove(0)
     }
 
+    /// The targets of requests that came after the end of their connection.
+    pub(crate) fn crossed(&self) -> Vec<String> {
+        self.shared.crossed.lock().expect("no script panicked").clone()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.shared.requests.lock().expect("no script panicked").len()
     }
@@ -277,6 +297,18 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
+/// Ends a connection on which nothing came; what is under way nevertheless is recorded.
+fn end_idle(mut stream: Stream, stop: Stop, shared: &Shared) {
+    stream.finish();
+    if stop != Stop::Silence {
+        return;
+    }
+    if let Ok(head) = stream.take_until(b"\r\n\r\n", Instant::now() + PATIENCE) {
+        let target = Request::parse(&head, 0, 0, 0).target;
+        shared.crossed.lock().expect("no script panicked").push(target);
+    }
+}
+
 fn serve(tcp: TcpStream, number: usize, shared: &Shared) {
     (shared.before_reading)(number);
     let mut stream = match &shared.tls {
@@ -287,8 +319,9 @@ fn serve(tcp: TcpStream, number: usize, shared: &Shared) {
         }
     };
     for place in 0.. {
-        let Ok(head) = stream.take_until(b"\r\n\r\n", Instant::now() + shared.idle) else {
-            return;
+        let head = match stream.take_until(b"\r\n\r\n", Instant::now() + shared.idle) {
+            Ok(head) => head,
+            Err(stop) => return end_idle(stream, stop, shared),
         };
         if !stream.stamped_by_kernel {
             shared.kernel_stamps.store(false, Ordering::SeqCst);
