@@ -27,15 +27,34 @@ fn roomy(frames: &mut Frames<'_>) {
 
 /// A POST whose content fills everything that lies between, because its origin reads nothing of it.
 fn stuck_upload(caller: &Caller2, url: &str) -> Call {
+    let port = url.split([':', '/']).nth(4).and_then(|port| port.parse().ok()).expect("a URL with a port");
     let mut upload = caller.start(Request::post(url).body(()).unwrap(), More::Follows);
     let part = Bytes::from(vec![0; 256 << 10]);
-    let mut goes_on = || {
+    let mut queued = None;
+    eventually("nothing goes on any more", || {
         let more = send(&mut upload.send, part.clone());
-        let more = runtime().block_on(async { tokio::time::timeout(Duration::from_millis(500), more).await });
-        more.is_ok_and(|sent| sent.map_err(|error| panic!("the upload ended: {error}")).is_ok())
-    };
-    while goes_on() {}
+        let more = runtime().block_on(async { tokio::time::timeout(Duration::from_millis(250), more).await });
+        if more.is_ok_and(|sent| sent.map_err(|error| panic!("the upload ended: {error}")).is_ok()) {
+            return false;
+        }
+        // A slow machine stands still for as long as that, too: so the kernel must say twice that as much waits to be sent,
+        // and that the origin has no room for it.
+        let before = std::mem::replace(&mut queued, stuck_bytes(port));
+        queued.is_some() && queued == before
+    });
     upload
+}
+
+/// How many bytes wait to be sent to a port of this machine, if its window is closed.
+fn stuck_bytes(port: u16) -> Option<u64> {
+    const WINDOW_PROBE: &str = "04:";
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells its connections");
+    table.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_one =
+            words.len() > 9 && words[2].ends_with(&format!(":{port:04X}")) && words[5].starts_with(WINDOW_PROBE);
+        is_one.then(|| u64::from_str_radix(words[4].split(':').next()?, 16).ok())?
+    })
 }
 
 /// What a script waits for.
@@ -141,14 +160,14 @@ fn a_permit_whose_request_still_waits_in_a_connection_is_not_given_back_when_it_
     let limit = counted(3, "1h", "shared = true\nwhen_full = \"refuse\"");
     let store = format!("[store]\nurl = \"redis://127.0.0.1:{}\"\nif_store_is_empty = \"trust\"\n\n", store.port);
     // A timer that was set for a handshake rings while the request waits, and makes its task look.
-    let toml = format!("{limit}{store}[timeouts]\nhead = \"1s\"\n\n");
+    let toml = format!("{limit}{store}[timeouts]\nhead = \"2s\"\n\n");
     let stage = before.gateway_on_one_core(&toml, &[origin.port()]);
     let to = format!("localhost:{}", origin.port());
     let caller = stage.opened2(&to);
     let upload = stuck_upload(&caller, &format!("https://{to}/upload"));
     let mut second = stage.opened(&to);
     second.send(stage::get(&to, "/second"));
-    given_time(Duration::from_secs(2), || origin.connections() > 1);
+    given_time(Duration::from_secs(3), || origin.connections() > 1);
     go_on.send(()).unwrap();
     assert_eq!(second.answer().status, 200);
     let mut third = stage.opened(&to);
@@ -163,7 +182,7 @@ fn a_request_that_was_given_up_counts_from_when_its_head_leaves() {
     let (before, other) = (Before::new(), Origin::start());
     let (origin, go_on, arrived) = stuck_origin(&before);
     let limit = "[[limit]]\nname = \"the-limit\"\nmatch = { host = [\"localhost\"], path = \"/counted\" }\n\
-                 requests = 1\nper = \"2s\"\n\n[timeouts]\nanswer = \"400ms\"\n\n";
+                 requests = 1\nper = \"2s\"\n\n[timeouts]\nanswer = \"2s\"\n\n";
     let stage = before.gateway_on_one_core(limit, &[origin.port()]);
     let to = format!("localhost:{}", origin.port());
     let caller = stage.opened2(&to);
@@ -284,7 +303,7 @@ fn a_connection_that_lets_a_request_wait_in_vain_takes_no_more_until_it_answers_
     let told = Arc::clone(&sent);
     let before = Before::new();
     let origin = before.origin_by_hand(move |connection, mut frames| dead_after_one(&mut frames, connection, &told));
-    let stage = before.gateway_on_one_core("[timeouts]\nanswer = \"400ms\"\n\n", &[origin.port()]);
+    let stage = before.gateway_on_one_core("[timeouts]\nanswer = \"2s\"\n\n", &[origin.port()]);
     let to = format!("localhost:{}", origin.port());
     let caller = stage.opened2(&to);
     let get = |path: &str| caller.get(&format!("https://{to}{path}"));
@@ -318,7 +337,7 @@ fn a_connection_on_which_nothing_comes_any_more_is_found_dead_and_costs_no_get()
 
 #[test]
 fn an_origin_that_takes_its_time_and_answers_pings_keeps_its_connection() {
-    let (stage, origin) = by_hand("[timeouts]\nanswer = \"1s\"\n\n", |connection, mut frames| {
+    let (stage, origin) = by_hand("[timeouts]\nanswer = \"2s\"\n\n", |connection, mut frames| {
         let mut count = 0;
         while let Ok(frame) = frames.next() {
             if frame.kind == PING {
