@@ -91,13 +91,13 @@ fn a_short_limit_holds_at_the_origin_through_kills_at_any_moment() {
 
 #[test]
 fn a_long_limit_forgets_nothing_through_kills_at_any_moment() {
-    // 1000 in any minute: less than that may go in the few seconds that this takes, and a crash costs ten at most.
-    let harness = Harness::new(&limit(1000, "1m", "max_wait = \"10ms\""));
+    // 400 in any minute: less than that may go in the few seconds that this takes, and a crash costs ten at most.
+    let harness = Harness::new(&limit(400, "1m", "max_wait = \"10ms\""));
     let mut roll = dice(2);
     let kills = times(12, 100);
     // Eight callers may each have had one under way when it was killed; beyond that nothing may be lost.
-    harness.run(kills, 1000_usize.saturating_sub(kills * (10 + 8)), || Duration::from_millis(20 + roll(150)));
-    one_window(1000, Duration::from_secs(60), &harness.origin.stamps());
+    harness.run(kills, 400_usize.saturating_sub(kills * (10 + 8)), || Duration::from_millis(20 + roll(150)));
+    one_window(400, Duration::from_secs(60), &harness.origin.stamps());
 }
 
 #[test]

@@ -126,17 +126,17 @@ fn a_reset_answer_is_a_502_and_a_post_is_not_sent_twice() {
 
 #[test]
 fn an_origin_that_says_nothing_after_the_head_is_a_504_and_its_stream_is_reset() {
-    let (stage, origin) = stage_with("[timeouts]\nanswer = \"400ms\"\n\n", Manners::default());
+    let (stage, origin) = stage_with("[timeouts]\nanswer = \"2s\"\n\n", Manners::default());
     let caller = stage.opened2(&origin.name());
     check_ours(&caller.get(&origin.url("/hold")), 504, "http_response_timeout");
-    eventually("the origin was told", || origin.seen()[0].broken);
+    eventually("the origin was told", || origin.seen().first().is_some_and(|seen| seen.broken));
     assert_eq!(caller.get(&origin.url("/fine")).text(), "/fine");
     assert_eq!(origin.connections(), 1);
 }
 
 #[test]
 fn idle_connections_to_origins_end() {
-    let (stage, origin) = stage_with("[timeouts]\nidle = \"400ms\"\n\n", Manners::default());
+    let (stage, origin) = stage_with("[timeouts]\nidle = \"2s\"\n\n", Manners::default());
     assert_eq!(stage.get(&origin.name(), "/").status, 200);
     eventually("nobody keeps it for ever", || origin.open() == 0);
     assert_eq!(stage.get(&origin.name(), "/again").status, 200);

@@ -41,7 +41,7 @@ fn a_503_with_retry_after_pauses_too_and_one_without_does_not() {
     let stamps = origin.stamps();
     assert!(stamps[1] - stamps[0] >= 1_000_000_000);
     let origin = reluctant(3, "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-    let gateway = Gateway::start(&limit(100, "100ms", "max_wait = \"1ms\""));
+    let gateway = Gateway::start(&limit(100, "100ms", "when_full = \"refuse\""));
     let statuses: Vec<u16> = (0..4).map(|_| gateway.get(&origin.url("/")).status).collect();
     assert_eq!(statuses, [503, 503, 503, 200]);
 }

@@ -114,8 +114,8 @@ fn an_origin_that_never_answers_is_a_504() {
     });
     let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nanswer = \"300ms\"\n"));
     check_ours(&gateway.get(&origin.url("/")), 504, "http_response_timeout");
+    eventually("the connection to it is given up", || origin.connections() == 1 && origin.open() == 0);
     assert_eq!(origin.count(), 1, "and it is not asked twice");
-    eventually("the connection to it is given up", || origin.open() == 0);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_request_that_passed_here_too_often_is_a_508() {
 #[test]
 fn the_second_head_on_a_connection_that_does_not_come_is_a_408_too() {
     let origin = Origin::start();
-    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nhead = \"300ms\"\n"));
+    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nhead = \"2s\"\n"));
     let mut caller = gateway.caller();
     caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/first")));
     assert_eq!(caller.answer().status, 200);
@@ -195,7 +195,7 @@ fn a_head_that_does_not_come_is_a_408() {
 
 #[test]
 fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
-    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nidle = \"300ms\"\nhead = \"300ms\"\n"));
+    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nidle = \"2s\"\nhead = \"2s\"\n"));
     let origin = Origin::start();
     let mut caller = gateway.caller();
     assert_eq!(caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"))).answer().status, 200);

@@ -194,14 +194,14 @@ fn what_is_no_tls_passes_at_once_and_tls_that_cannot_be_read_does_not() {
 #[test]
 fn a_hello_that_does_not_end_in_time_ends_the_tunnel_and_one_that_is_broken_off_passes() {
     let echo = Echo::start();
-    let gateway = start(&(on(&["api.example"], "") + "[timeouts]\nhead = \"200ms\"\n"), &echo);
+    let gateway = start(&(on(&["api.example"], "") + "[timeouts]\nhead = \"2s\"\n"), &echo);
     let hello = hello("api.example", None);
     let mut caller = tunnel(&gateway, &echo);
     caller.send(&hello[..hello.len() - 1]).expect_end();
     assert_eq!(echo.heard(), b"");
     // A tunnel without a byte may be silent for longer.
     let mut caller = tunnel(&gateway, &echo);
-    caller.expect_silence(Duration::from_millis(400));
+    caller.expect_silence(Duration::from_millis(2500));
     // Without its end it is no hello, and nothing follows it.
     let gateway = start(&on(&["api.example"], ""), &echo);
     let mut caller = tunnel(&gateway, &echo);
