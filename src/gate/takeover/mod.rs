@@ -47,7 +47,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// A choice: above the transfer of many windows, and below the patience of most clients. Tests use
 /// a tenth.
-const STEP_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
+const STEP_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(5) };
 /// Most events or verdicts in one message.
 ///
 /// Bounds the time that the gate is locked for one message.

@@ -77,7 +77,7 @@ fn look(waiting: &mut Waiting) -> Option<Result<Flight, Refused>> {
 
 #[track_caller]
 fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..20_000 {
+    for _ in 0..60_000 {
         if let Some(seen) = look() {
             return seen;
         }

@@ -34,15 +34,20 @@ fn fail(gate: &Arc<Gate>) {
     Arc::clone(gate.journal.get().unwrap()).fail_for_test(gate);
 }
 
+/// Time that a request waits for a disk that fails; a slow disk that works takes less.
+fn disk_patience() -> Patience {
+    Patience { max_wait: Some(Duration::from_secs(3)), ..Patience::default() }
+}
+
 /// Number of requests granted of at most `most`, one after the other, until the first refusal. A request that waits for
-/// the disk is refused after a second.
+/// the disk is refused after a while.
 fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let driving = tokio::spawn(Arc::clone(gate).drive());
         let mut granted = 0;
         while granted < most {
-            let Ok(permit) = decision(gate.ask(&claim(key), Caller(1), Patience::default())).await else { break };
+            let Ok(permit) = decision(gate.ask(&claim(key), Caller(1), disk_patience())).await else { break };
             permit.depart().sent();
             granted += 1;
         }
@@ -57,7 +62,7 @@ fn refused(gate: &Arc<Gate>, key: u128) -> RefusalReason {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let driving = tokio::spawn(Arc::clone(gate).drive());
-        let answer = decision(gate.ask(&claim(key), Caller(1), Patience::default())).await;
+        let answer = decision(gate.ask(&claim(key), Caller(1), disk_patience())).await;
         driving.abort();
         match answer {
             Err(Refused::Sorry(sorry)) => sorry.reason,
@@ -69,7 +74,7 @@ fn refused(gate: &Arc<Gate>, key: u128) -> RefusalReason {
 #[track_caller]
 fn becomes(gate: &Arc<Gate>, health: JournalHealth) {
     // The writer tries again each second.
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if gate.journal_health() == health {
             return;
         }
