@@ -1,12 +1,13 @@
 //! Limits that several gateways count together in one store.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::admin::metrics;
+use crate::support::held_answers::HeldAnswers;
 use crate::support::judge::most_in;
 use crate::support::store::Store;
 use crate::support::*;
@@ -26,45 +27,15 @@ pub(crate) fn shared_at(url: &str, store: &str, requests: u32, per: &str, more: 
 pub(crate) struct Fleet {
     pub(crate) origin: Origin,
     pub(crate) gateways: Vec<Gateway>,
-    answers: Arc<Answers>,
+    answers: Arc<HeldAnswers>,
     over: AtomicBool,
-}
-
-/// Answers of the origin, which can be held back.
-#[derive(Default)]
-struct Answers {
-    held: Mutex<HeldAnswers>,
-    released: Condvar,
-}
-
-#[derive(Default)]
-struct HeldAnswers {
-    is_held: bool,
-    /// Targets of the requests that are with the origin now.
-    under_way: Vec<String>,
-}
-
-impl Answers {
-    /// Returns when the answer to a request may leave.
-    fn wait(&self, target: &str) {
-        let mut held = self.held.lock().expect("no script panicked");
-        held.under_way.push(target.to_owned());
-        held = self.released.wait_while(held, |held| held.is_held).expect("no script panicked");
-        let place = held.under_way.iter().position(|one| one == target).expect("it was put there");
-        held.under_way.swap_remove(place);
-    }
-
-    fn hold(&self, is_held: bool) {
-        self.held.lock().expect("no script panicked").is_held = is_held;
-        self.released.notify_all();
-    }
 }
 
 impl Fleet {
     #[track_caller]
     pub(crate) fn start(tomls: impl IntoIterator<Item = String>) -> Fleet {
         let gateways = tomls.into_iter().map(|toml| Gateway::start(&toml)).collect();
-        let answers = Arc::<Answers>::default();
+        let answers = Arc::<HeldAnswers>::default();
         let held = Arc::clone(&answers);
         let origin = Origin::scripted(move |request, link| {
             link.read_body();
@@ -132,13 +103,10 @@ impl Fleet {
     #[track_caller]
     pub(crate) fn have_under_way(&self, gateways: &[usize], count: usize) {
         let paths: Vec<String> = gateways.iter().map(|number| format!("/{number}")).collect();
-        let under_way = || {
-            let held = self.answers.held.lock().expect("no script panicked");
-            held.under_way.iter().filter(|target| paths.contains(target)).count()
-        };
-        let _released = Released(&self.answers);
-        self.answers.hold(true);
-        eventually(&format!("{count} by the gateways {gateways:?} are under way"), || under_way() >= count);
+        let _until_dropped = self.answers.hold();
+        eventually(&format!("{count} by the gateways {gateways:?} are under way"), || {
+            self.answers.under_way(&paths) >= count
+        });
     }
 
     /// How many came to the origin by each gateway.
@@ -177,15 +145,6 @@ impl Fleet {
             }
             self.gateways.iter().any(said)
         });
-    }
-}
-
-/// Lets the held answers go when it is dropped.
-struct Released<'a>(&'a Answers);
-
-impl Drop for Released<'_> {
-    fn drop(&mut self) {
-        self.0.hold(false);
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod certs;
 pub(crate) mod clock;
 pub(crate) mod frames;
 pub(crate) mod gateway;
+pub(crate) mod held_answers;
 pub(crate) mod judge;
 pub(crate) mod middleman;
 pub(crate) mod origin;
@@ -37,7 +38,7 @@ pub(crate) use origin2::{Manners, Origin2};
 pub(crate) use relay::Relay;
 pub(crate) use request::Request;
 
-/// How long a test waits for what must happen; only a hang is slower than this, however busy the machine. It is below a
+/// Time that a test waits for what must happen; only a hang is slower than this, however busy the machine. It is below a
 /// minute, after which the gateway's own time-outs end what hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(55);
 
