@@ -103,7 +103,7 @@ fn a_program_may_have_a_gateway_on_any_free_port() {
 #[test]
 fn a_gateway_that_runs_is_used_and_none_is_started() {
     let toml = limit(1, "1h", "max_wait = \"0s\"");
-    let (port, origin) = (DeadPort::new().port(), Origin::start());
+    let (port, origin) = (free_port(), Origin::start());
     let listen = format!("[listen]\nproxy = \"127.0.0.1:{port}\"\n\n{toml}");
     let gateway = Gateway::start(&listen);
     let stage = Stage::at(port, &toml);
@@ -117,7 +117,7 @@ fn a_gateway_that_runs_is_used_and_none_is_started() {
 
 #[test]
 fn a_gateway_that_asks_for_a_password_is_known_and_given_one() {
-    let (port, origin) = (DeadPort::new().port(), Origin::start());
+    let (port, origin) = (free_port(), Origin::start());
     let toml = format!("{}[access]\nusers = \"users\"\n", counted());
     let stage = Stage::at(port, &toml);
     let mut add = stage.command(&["user", "add", "ana"]).stdin(Stdio::piped()).spawn().unwrap();
@@ -268,7 +268,7 @@ fn what_the_gateway_says_goes_to_a_file_if_one_is_named() {
 
 #[test]
 fn a_gateway_that_opens_other_tunnels_than_the_file_says_is_told_of() {
-    let port = DeadPort::new().port();
+    let port = free_port();
     let opens = |hosts: &str| {
         format!("{}[tls]\nintercept = {hosts}\n\n", limit(9, "1s", "").replace("\"]", "\", \"*.api.example\"]"))
     };

@@ -110,7 +110,8 @@ fn refusals_are_told_too_and_a_collector_that_is_gone_disturbs_nobody() {
     assert_eq!(attribute(refused, "lockgate.refused_by")["stringValue"], "limit");
     assert_eq!(attribute(refused, "error.type")["stringValue"], "full");
 
-    let gone = Gateway::start(&format!("{UNLIMITED}[trace]\notlp = \"http://127.0.0.1:{}\"\n", DeadPort::new().port()));
+    let dead = DeadPort::new();
+    let gone = Gateway::start(&format!("{UNLIMITED}[trace]\notlp = \"http://127.0.0.1:{}\"\n", dead.port()));
     assert_eq!(gone.get(&origin.url("/")).status, 200);
     eventually("it is said", || gone.stderr().contains("cannot export traces; they are dropped"));
 }

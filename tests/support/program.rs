@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::gateway::{Dir, PROGRAM};
-use super::{DeadPort, eventually, limit};
+use super::{eventually, free_port, limit};
 
 /// A folder with a `proxy.toml` that counts what goes to this machine.
 pub(crate) struct Stage {
@@ -18,7 +18,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// The gateway has a port of its own.
     pub(crate) fn new(toml: &str) -> Stage {
-        Stage::at(DeadPort::new().port(), toml)
+        Stage::at(free_port(), toml)
     }
 
     pub(crate) fn at(port: u16, toml: &str) -> Stage {
