@@ -72,6 +72,7 @@ fn damaged_requests_harm_nobody() {
         })
         .collect();
     threads.into_iter().for_each(|one| one.join().unwrap());
+    assert!(gateway.reload(UNLIMITED), "a slow machine is not too slow for the usual time-outs");
     assert_eq!(gateway.get(&origin.url("/last")).text(), "/last");
     for seen in origin.requests() {
         assert_eq!(seen.all("host").collect::<Vec<_>>(), [origin.authority()], "{}", seen.raw);

@@ -8,6 +8,9 @@ from playwright.sync_api import expect, sync_playwright
 
 url, folder = sys.argv[1:]
 CHROMIUM = {"executable_path": "/usr/bin/chromium"}
+# Only a hang takes that long, however busy the machine.
+PATIENCE_MS = 120_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def numbers(text):
@@ -16,6 +19,7 @@ def numbers(text):
 
 def opened(browser, **context):
     page = browser.new_context(**context).new_page()
+    page.set_default_timeout(PATIENCE_MS)
     page.said, page.asked = [], []
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(f"error: {error}"))
@@ -57,7 +61,7 @@ def rates_are_true(page):
 
 
 with sync_playwright() as playwright:
-    browser = playwright.chromium.launch(**CHROMIUM)
+    browser = playwright.chromium.launch(**CHROMIUM, timeout=PATIENCE_MS)
     page = opened(browser, viewport={"width": 1200, "height": 900})
 
     # Lines of the file that do less than they seem to.

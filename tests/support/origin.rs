@@ -76,7 +76,7 @@ type Script = dyn Fn(&Request, &mut Link<'_>) -> Next + Send + Sync;
 struct Shared {
     script: Box<Script>,
     tls: Option<Arc<ServerConfig>>,
-    /// Called with the number of each connection before its first byte is read.
+    /// Callback with the number of each connection, before its first byte is read.
     before_reading: Box<dyn Fn(usize) + Send + Sync>,
     /// How long a connection may be idle.
     idle: Duration,

@@ -39,7 +39,7 @@ pub(crate) struct Stream {
     kind: Kind,
     /// Read, and not yet taken.
     pub(crate) ahead: Vec<u8>,
-    /// When the kernel received the latest bytes; the present, if it does not say.
+    /// Time at which the kernel received the latest bytes; the present, if it does not say.
     pub(crate) stamp: u64,
     /// Whether every stamp so far was the kernel's.
     pub(crate) stamped_by_kernel: bool,
