@@ -19,8 +19,9 @@ use crate::support::stage::{self, Before, by_hand, counted};
 use crate::support::store::Store;
 use crate::support::*;
 
-/// An origin's side that has room for any content.
+/// An origin's side that has room for any content, but little in the kernel, so that it is soon full.
 fn roomy(frames: &mut Frames<'_>) {
+    socket2::SockRef::from(frames.tcp()).set_recv_buffer_size(64 << 10).unwrap();
     frames.send(&Frame::setting(4, 0x7fff_ffff));
     frames.send(&Frame::new(WINDOW_UPDATE, 0, 0, 0x7fff_0000_u32.to_be_bytes()));
 }
@@ -37,23 +38,22 @@ fn stuck_upload(caller: &Caller2, url: &str) -> Call {
         if more.is_ok_and(|sent| sent.map_err(|error| panic!("the upload ended: {error}")).is_ok()) {
             return false;
         }
-        // A slow machine stands still for as long as that, too: so the kernel must say twice that as much waits to be sent,
-        // and that the origin has no room for it.
+        // A slow machine stands still for as long as that, too: so the kernel must say twice that as much waits to be sent.
         let before = std::mem::replace(&mut queued, stuck_bytes(port));
         queued.is_some() && queued == before
     });
     upload
 }
 
-/// Number of bytes that wait to be sent to a port of this machine, if its window is closed.
+/// Number of bytes that were written for a port of this machine, and for which it has no room. (What it has room for arrives at
+/// once, however slow the processes are.)
 fn stuck_bytes(port: u16) -> Option<u64> {
-    const WINDOW_PROBE: &str = "04:";
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells its connections");
     table.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let is_one =
-            words.len() > 9 && words[2].ends_with(&format!(":{port:04X}")) && words[5].starts_with(WINDOW_PROBE);
-        is_one.then(|| u64::from_str_radix(words[4].split(':').next()?, 16).ok())?
+        let is_one = words.len() > 9 && words[2].ends_with(&format!(":{port:04X}"));
+        let queued = if is_one { u64::from_str_radix(words[4].split(':').next()?, 16).ok()? } else { 0 };
+        (queued > 0).then_some(queued)
     })
 }
 

@@ -200,6 +200,11 @@ impl<'a> Frames<'a> {
         self.stream.send(&bytes).is_ok()
     }
 
+    /// The connection's socket.
+    pub(crate) fn tcp(&self) -> &std::net::TcpStream {
+        self.stream.tcp()
+    }
+
     /// The next frame, until `end`.
     pub(crate) fn next_until(&mut self, end: Instant) -> Result<Frame, Stop> {
         while self.stream.ahead.len() < 9 {
