@@ -10,7 +10,7 @@
 //!
 //! | layer | modules | what they do | what they may not know |
 //! |---|---|---|---|
-//! | 8 | `main` | arguments in, exit code out | |
+//! | 8 | `main` `fuzzing` | arguments in, exit code out · table of the fuzz targets, in tests and fuzzers only | |
 //! | 7 | [`cli`] | commands: run, check, demo, exec, env, top, ca, user | |
 //! | 6 | [`app`] | builds everything from settings: workers, listeners, signals, reload, upgrade, drain | |
 //! | 5 | [`admin`], [`locks`], [`log`] | admin API, metrics, dashboard · lock service · logging set-up | TOML |
@@ -70,6 +70,8 @@ pub(crate) mod app;
 pub(crate) mod auth;
 pub mod cli;
 pub(crate) mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gate;
 pub(crate) mod http_admin;
 pub mod locker;

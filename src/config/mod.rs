@@ -27,6 +27,8 @@ mod duration;
 pub mod edit;
 mod explain;
 mod folders;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod limit_check;
 mod limit_schema;
 mod lint;

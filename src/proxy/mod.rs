@@ -35,6 +35,8 @@ mod deadline;
 mod exchange;
 mod first_admission;
 mod forward_response;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod h2_pool;
 mod header_rules;
 mod host;

@@ -18,8 +18,9 @@ const MAX_READ: usize = MAX_HEAD;
 
 /// All readings of a request's path.
 ///
-/// A reading begins with a slash and ends without one (except the root, `/`), because a final slash
-/// makes no difference. Each character has one spelling, whether it was percent-encoded or not.
+/// A reading begins with a slash; one slash at its end is removed (except of the root, `/`), because
+/// a final slash makes no difference. Each character has one spelling, whether it was
+/// percent-encoded or not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Path<'a> {
     /// Readings, all different. The first is that of RFC 3986 §6.2.2; a tunnel has none.
@@ -328,7 +329,7 @@ fn resolve(path: &str, how: Reading) -> Resolved {
     resolved
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(super) mod models;
 #[cfg(test)]
 mod tests;

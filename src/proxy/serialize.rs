@@ -63,7 +63,7 @@ fn is_silently_empty(head: &RequestHead, outgoing: Outgoing) -> bool {
 }
 
 /// Head in HTTP/2 (RFC 9113 §8.3.1).
-fn request(head: &RequestHead, target: &Target, outgoing: Outgoing) -> Result<Request<()>, Refusal> {
+pub(super) fn request(head: &RequestHead, target: &Target, outgoing: Outgoing) -> Result<Request<()>, Refusal> {
     let mut fields = FieldMap::default();
     for_origin(head, outgoing, |field, value| fields.put(field, value));
     if let Length::Exact(length) = outgoing.length {
@@ -115,7 +115,7 @@ fn write_response(head: &ResponseHead, returned: Returned<'_>, out: &mut Vec<u8>
 }
 
 /// Head in HTTP/2.
-fn response(head: &ResponseHead, returned: Returned<'_>) -> Response<()> {
+pub(super) fn response(head: &ResponseHead, returned: Returned<'_>) -> Response<()> {
     let mut fields = FieldMap::default();
     for_caller(head, returned, |field, value| fields.put(field, value));
     if let Length::Exact(length) = returned.length {

@@ -18,6 +18,8 @@ pub mod accept;
 pub mod bundle;
 pub mod ca;
 pub mod client_hello;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod identity;
 pub mod pem;
 pub mod verify;

@@ -27,6 +27,8 @@ pub mod conn;
 pub mod cross_site;
 pub mod field;
 pub mod framing;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod head;
 pub mod http2;
 pub mod http_client;

@@ -16,6 +16,8 @@ pub(super) mod boot_time;
 pub(super) mod codec;
 mod codec_v1;
 mod database;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod records;
 mod state_folder;
 #[cfg(test)]

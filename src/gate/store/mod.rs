@@ -22,6 +22,8 @@ mod client;
 mod clock_jump;
 mod error;
 mod fallback;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gate_api;
 mod last_contact;
 mod mismatch_log;

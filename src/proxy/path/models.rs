@@ -1,6 +1,8 @@
 //! Models of servers: the resource that each serves for a path, as decoded segments, written from
 //! the servers' documentation and checked against the servers themselves.
 
+use super::{Path, spell_byte, without_final_slash};
+
 /// Segments of a resource, decoded; `None`: the server answers 400, 404 or a redirect.
 pub(in super::super) type Resource = Option<Vec<Vec<u8>>>;
 
@@ -24,6 +26,33 @@ pub(in super::super) const ALL: [ServerModel; 14] = [
     ("IIS", iis),
 ];
 
+/// Compares the readings of a path with what the servers serve.
+///
+/// # Errors
+/// A server serves a resource for this path that none of its readings names, or the path has too many readings.
+pub(in super::super) fn check(path: &str) -> Result<(), String> {
+    let Ok(read) = Path::read(path) else { return Err(format!("{path} has too many readings")) };
+    for (server, model) in ALL {
+        let Some(resource) = model(path) else { continue };
+        let served = reading_of(&resource);
+        if !read.readings().any(|reading| reading == served) {
+            let readings: Vec<&str> = read.readings().collect();
+            return Err(format!("{server} serves {served} for {path}, read as {readings:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a resource in the form of a reading.
+fn reading_of(resource: &[Vec<u8>]) -> String {
+    let mut shown = String::new();
+    for segment in resource {
+        shown.push('/');
+        segment.iter().for_each(|byte| spell_byte(*byte, &mut shown));
+    }
+    if shown.is_empty() { "/".to_owned() } else { without_final_slash(&shown).to_owned() }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Merge {
     Yes,
@@ -44,6 +73,7 @@ enum Solidus {
 }
 
 /// Every path of up to `most` tokens.
+#[cfg(test)]
 pub(in super::super) fn paths(tokens: &[&str], most: u32) -> Vec<String> {
     let mut paths = vec![String::from("/")];
     let mut from = 0;

@@ -13,35 +13,12 @@ fn all(path: &str) -> Vec<String> {
 const TOKENS: [&str; 16] =
     ["/", ".", "..", ";", "%", "2F", "%2F", "%5C", "\\", "%2e", "%3B", "%u002F", "*", "a", "v2", "|"];
 
-/// Writes a resource in the form of a reading.
-fn reading_of(resource: &[Vec<u8>]) -> String {
-    let mut shown = String::new();
-    for segment in resource {
-        shown.push('/');
-        segment.iter().for_each(|byte| spell_byte(*byte, &mut shown));
-    }
-    if shown.is_empty() { "/".to_owned() } else { without_final_slash(&shown).to_owned() }
-}
-
-/// Fails if a server serves a resource for this path that none of its readings names.
-fn check(path: &str) -> Result<(), String> {
-    let Ok(read) = Path::read(path) else { return Err(format!("{path} has too many readings")) };
-    for (server, model) in models::ALL {
-        let Some(resource) = model(path) else { continue };
-        let served = reading_of(&resource);
-        if !read.readings().any(|reading| reading == served) {
-            return Err(format!("{server} serves {served} for {path}, read as {:?}", all(path)));
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn whatever_a_server_serves_for_a_short_path_is_one_of_its_readings() {
     let few = ["/", "..", ";", "%2F", "\\", "a"];
     let whole = ["/a", "/..", "//", "%2Fa", "%2F..", ";/.."];
     let paths = [models::paths(&TOKENS, 3), models::paths(&few, 5), models::paths(&whole, 5)].concat();
-    let wrong: Vec<String> = paths.iter().filter_map(|path| check(path).err()).collect();
+    let wrong: Vec<String> = paths.iter().filter_map(|path| models::check(path).err()).collect();
     assert!(wrong.is_empty(), "{} of {}, such as {:#?}", wrong.len(), paths.len(), &wrong[..wrong.len().min(10)]);
 }
 
@@ -52,7 +29,7 @@ proptest! {
     fn whatever_a_server_serves_for_a_long_path_is_one_of_its_readings(
         tokens in prop::collection::vec(select(&TOKENS[..]), 4..16)
     ) {
-        if let Err(wrong) = check(&format!("/{}", tokens.concat())) {
+        if let Err(wrong) = models::check(&format!("/{}", tokens.concat())) {
             return Err(TestCaseError::fail(wrong));
         }
     }

@@ -9,6 +9,8 @@ mod caller_conn;
 mod convert;
 mod frame_observer;
 mod frame_parser;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod h2_conn;
 mod h2_conn_state;
 mod limits;

@@ -1,0 +1,112 @@
+//! Fuzz targets of the fields that speak of time: Retry-After of origins, RateLimit and Retry-After of our own.
+
+use std::time::Duration;
+
+use crate::locker::RefusalReason;
+use crate::proxy::refusal::Refusal;
+use crate::proxy::retry::{allows_resend, may_push_back, pushback, seconds};
+use crate::wire::{Name, ResponseHead};
+
+/// Longest pause.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Retry-After of an origin: no pause is longer than an hour or shorter than what the origin asks for, a further
+/// field never makes it shorter, and a later time never gives a shorter pause. The first byte selects the status.
+pub fn retry_after(input: &[u8]) {
+    let [choice, fields @ ..] = input else { return };
+    let status = [429_u16, 503, 200, 500][usize::from(choice % 4)];
+    let mut head = ResponseHead::default();
+    let text = [format!("HTTP/1.1 {status} X\r\n").as_bytes(), fields, b"\r\n\r\n"].concat();
+    let Ok(Some(_)) = head.read(&text) else { return };
+    let now = i128::from(*choice) * 1_000_000_000_000_000_007;
+    let span = Duration::from_millis(u64::from(*choice) * 31);
+    let pause = pushback(&head, span, now);
+    assert!(pause.is_none_or(|pause| pause <= HOUR));
+    assert!(pause.is_none() || may_push_back(status));
+    assert_eq!(pause.is_some(), allows_resend(&head));
+    if status == 429 {
+        assert!(pause.is_some());
+    }
+    let values: Vec<&[u8]> = head.all(Name::RetryAfter).collect();
+    for value in &values {
+        if let (Some(asked), Some(pause)) = (seconds(value), pause) {
+            assert!(pause >= asked.min(HOUR), "{} gives {pause:?}", value.escape_ascii());
+            assert!(may_push_back(status));
+        }
+    }
+    let more = [&text[..text.len() - 2], b"Retry-After: 7\r\n\r\n"].concat();
+    let mut longer = ResponseHead::default();
+    if let Ok(Some(_)) = longer.read(&more) {
+        let with_more = pushback(&longer, span, now);
+        assert!(values.is_empty() || with_more >= pause, "{with_more:?} {pause:?}");
+        // A gateway whose clock is ahead comes no later than one whose clock is right.
+        assert!(pushback(&longer, span, now + 1_000_000_000) <= with_more);
+    }
+    values.iter().for_each(|value| check_number(value));
+}
+
+/// Numbers grow with each digit, and a fraction adds less than a second.
+fn check_number(value: &[u8]) {
+    let Some(asked) = seconds(value) else { return };
+    if !value.contains(&b'.') {
+        let Some(tenfold) = seconds(&[value, b"0"].concat()) else { panic!("a digit more makes it no number") };
+        assert!(tenfold >= asked);
+        let Some(fraction) = seconds(&[value, b".999"].concat()) else { panic!("a fraction makes it no number") };
+        assert!(fraction >= asked && fraction - asked < Duration::from_secs(1));
+    }
+}
+
+/// Fields of a refusal by a limit: each is one line of visible ASCII, the limit's name can be read back, the seconds
+/// never end before the wait, and a longer wait never gives fewer. Bytes 0 to 15 are the wait, T and N, the rest the
+/// limit's name.
+pub fn rate_limit_fields(input: &[u8]) {
+    let Some((numbers, name)) = input.split_at_checked(16) else { return };
+    let number = |at: usize| numbers[at..at + 4].iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+    let name = String::from_utf8_lossy(name).into_owned();
+    let wait = Duration::from_millis(u64::from(number(0))) + Duration::from_nanos(u64::from(number(4)));
+    let per = Duration::from_millis(u64::from(number(8)));
+    let fields = fields_of(&name, wait, per, number(12));
+    for (field, value) in &fields {
+        assert!(!field.is_empty() && value.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{field}: {value:?}");
+    }
+    let value = |wanted: &str| fields.iter().find(|(field, _)| field == wanted).map(|(_, value)| value.as_str());
+    let Some(seconds) = value("Retry-After").and_then(|value| value.parse::<u64>().ok()) else {
+        panic!("there is no Retry-After");
+    };
+    assert!(seconds >= 1 && Duration::from_secs(seconds) >= wait);
+    assert!(Duration::from_secs(seconds - 1) < wait.max(Duration::from_nanos(1)), "{seconds} s for {wait:?}");
+    let (Some(policy), Some(limit)) = (value("RateLimit-Policy"), value("RateLimit")) else {
+        panic!("there are no RateLimit fields");
+    };
+    let expected: String = name.chars().map(|c| if (' '..='~').contains(&c) { c } else { '?' }).collect();
+    for field in [policy, limit] {
+        assert_eq!(quoted(field).as_deref(), Some(&*expected), "{field}");
+    }
+    assert!(limit.contains(&format!(";r=0;t={seconds};")));
+    let longer = fields_of(&name, wait + Duration::from_nanos(1), per, number(12));
+    let later =
+        longer.iter().find(|(field, _)| field == "Retry-After").and_then(|(_, value)| value.parse::<u64>().ok());
+    assert!(later >= Some(seconds));
+}
+
+/// Fields of a refusal.
+fn fields_of(name: &str, retry_after: Duration, per: Duration, requests: u32) -> Vec<(String, String)> {
+    let why = RefusalReason::Full;
+    let refusal = Refusal::Limited { limit: name.into(), why, retry_after, exact: true, requests, per };
+    let mut fields = Vec::new();
+    refusal.fields(7, 0, &mut |name, value| fields.push((name.to_owned(), value.to_string())));
+    fields
+}
+
+/// String at the start of a structured field (RFC 9651 §4.2.5).
+fn quoted(field: &str) -> Option<String> {
+    let mut chars = field.strip_prefix('"')?.chars();
+    let mut text = String::new();
+    loop {
+        match chars.next()? {
+            '"' => return chars.next().is_none_or(|next| next == ';').then_some(text),
+            '\\' => text.push(chars.next().filter(|c| matches!(c, '"' | '\\'))?),
+            c => text.push(c),
+        }
+    }
+}
