@@ -9,8 +9,8 @@
 //! GET https://a.example/b?c   cookie: a=1; b=2
 //! ```
 //!
-//! Checks here are those that `h2` leaves out: white space around values, the number of fields,
-//! `:authority` against `Host`, and the characters of the target.
+//! Checks here are those that `h2` leaves out: white space around values, quotes in names, the
+//! number of fields, `:authority` against `Host`, and the characters of the target.
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::PathAndQuery;
@@ -171,6 +171,9 @@ fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Resul
     let mut crumbs = from.get_all(COOKIE).iter().peekable();
     for (name, value) in from {
         let value = value.as_bytes();
+        if !is_token(name) {
+            return Err(HeadError::Malformed("a field name holds a byte that no name may hold"));
+        }
         if value.trim_ascii().len() != value.len() {
             return Err(HeadError::Malformed("a field value begins or ends with white space"));
         }
@@ -188,12 +191,19 @@ fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Resul
     if into.count() > MAX_FIELDS { Err(HeadError::TooLarge) } else { Ok(()) }
 }
 
+/// True if a field name is a token (RFC 9110 §5.1). `http` accepts one byte more in the names that
+/// HTTP/2 carries: the double quote, for which readers of HTTP/1.1 refuse the message.
+fn is_token(name: &HeaderName) -> bool {
+    !name.as_str().contains('"')
+}
+
 /// Appends trailers in HTTP/1.1 form, with the empty line behind them.
 ///
-/// Leaves out fields that would change framing, routing or authentication.
+/// Leaves out fields that would change framing, routing or authentication, and those whose name is
+/// none in HTTP/1.1.
 pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in trailers {
-        if !is_forbidden(name.as_str()) {
+        if !is_forbidden(name.as_str()) && is_token(name) {
             out.extend_from_slice(name.as_str().as_bytes());
             out.extend_from_slice(b": ");
             out.extend_from_slice(value.as_bytes());
@@ -206,7 +216,8 @@ pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
 /// Trailers as they are passed on from one HTTP/2 connection to another, without fields that mean
 /// something to the framing or the routing (RFC 9110 §6.5.1); `None` if none are left, or too many.
 pub fn filter_trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
-    let forbidden: Vec<HeaderName> = trailers.keys().filter(|name| is_forbidden(name.as_str())).cloned().collect();
+    let is_dropped = |name: &&HeaderName| is_forbidden(name.as_str()) || !is_token(name);
+    let forbidden: Vec<HeaderName> = trailers.keys().filter(is_dropped).cloned().collect();
     for name in forbidden {
         trailers.remove(name);
     }
@@ -292,6 +303,27 @@ mod tests {
             many = many.header(format!("x-{number}"), "y");
         }
         assert_eq!(read(many).err(), Some(HeadError::TooLarge));
+    }
+
+    #[test]
+    fn a_field_name_that_http_1_1_cannot_carry_is_refused_in_a_head_and_dropped_in_trailers() {
+        let mut carried = 0;
+        for byte in 0..=u8::MAX {
+            let Ok(name) = HeaderName::from_lowercase(&[b'x', byte]) else { continue };
+            let mut request = parts(Request::get("http://a/"));
+            request.headers.insert(name.clone(), HeaderValue::from_static("y"));
+            let trailers = request.headers.clone();
+            let read = read_request(&request, EndStream::Yes, "http", &mut RequestHead::default());
+            let line = [b"GET / HTTP/1.1\r\n", name.as_str().as_bytes(), b": y\r\n\r\n"].concat();
+            let is_carried = RequestHead::default().read(&line).is_ok();
+            assert_eq!(read.is_ok(), is_carried, "{name}");
+            assert_eq!(filter_trailers(trailers.clone()).is_some(), is_carried, "{name}");
+            let mut out = Vec::new();
+            write_trailers(&trailers, &mut out);
+            assert_eq!(out.len() > 2, is_carried, "{name}");
+            carried += u32::from(is_carried);
+        }
+        assert_eq!(carried, 26 + 10 + 15, "letters, digits and the marks of a token");
     }
 
     #[test]
