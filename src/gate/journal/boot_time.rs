@@ -46,14 +46,14 @@ impl BootStamp {
     /// Assumes that the wall clock was not set since the boot. May be negative, for a time before
     /// it.
     pub(super) fn boot_time_of(&self, unix: i128) -> i128 {
-        unix - self.wall + self.since_boot()
+        unix.saturating_sub(self.wall).saturating_add(self.since_boot())
     }
 
     /// Reading of the wall clock; `None` if the clock had not been set.
     ///
     /// Converted to gateway time by `mapping`, and valid without end.
     pub(super) fn reading(&self, mapping: TimeMapping) -> Option<WallReading> {
-        let at_boot = self.wall - self.since_boot();
+        let at_boot = self.wall.saturating_sub(self.since_boot());
         was_set(self.wall).then(|| mapping.read(at_boot, at_boot, Time::NEVER))
     }
 }
@@ -103,7 +103,7 @@ impl TimeMapping {
         let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
         let same_boot = !then.boot.is_empty() && then.boot == boot_id();
         // Present time since boot of the process that wrote, and the unknown part of it.
-        let (now, off) = match wall - then.wall {
+        let (now, off) = match wall.saturating_sub(then.wall) {
             _ if same_boot => (i128::from(since_boot), 0),
             passed if was_set(then.wall) && (0..=MAX_DOWNTIME).contains(&passed) => (then.since_boot() + passed, 0),
             _ => (then.since_boot(), MAX_DOWNTIME),
@@ -113,14 +113,15 @@ impl TimeMapping {
 
     /// Converts a reading of the wall clock from the zero of gateway time to the machine's boot.
     pub(in crate::gate) fn wall_to_boot(self, at_start: i128) -> i128 {
-        at_start - self.offset
+        at_start.saturating_sub(self.offset)
     }
 
     /// Converts a reading of the wall clock from the machine's boot to the zero of gateway time.
     ///
     /// The unknown downtime widens the upper bound.
     pub(in crate::gate) fn read(self, least: i128, most: i128, until: Time) -> WallReading {
-        WallReading { least: least + self.offset, most: most + self.offset + self.off, until }
+        let (least, most) = (least.saturating_add(self.offset), most.saturating_add(self.offset + self.off));
+        WallReading { least, most, until }
     }
 
     /// Converts gateway time to nanoseconds since the boot.
@@ -132,7 +133,7 @@ impl TimeMapping {
 
     /// Converts nanoseconds since the boot to gateway time; never before [`Time::START`].
     pub(in crate::gate) fn at_boot(self, at: i128) -> Time {
-        Time::from_nanos(u64::try_from((at - self.offset).max(0)).unwrap_or(u64::MAX))
+        Time::from_nanos(u64::try_from(at.saturating_sub(self.offset).max(0)).unwrap_or(u64::MAX))
     }
 }
 
@@ -214,5 +215,22 @@ mod tests {
     fn what_lies_before_the_line_begins_lies_at_its_beginning() {
         let (clock, _hand) = clock();
         assert_eq!(TimeMapping::here(&clock).at_boot(i128::MIN / 2), Time::START);
+    }
+
+    #[test]
+    fn a_time_that_no_clock_can_show_is_cut_to_the_line() {
+        let (clock, _hand) = clock();
+        for offset in [-5, 0, 5] {
+            let mapping = TimeMapping { offset, off: 1 };
+            assert_eq!(mapping.at_boot(i128::MIN), Time::START);
+            assert_eq!(mapping.at_boot(i128::MAX), Time::from_nanos(u64::MAX));
+            let WallReading { least, most, .. } = mapping.read(i128::MIN, i128::MAX, Time::NEVER);
+            assert!(least < i128::MIN + 6 && most > i128::MAX - 6, "{least} {most}");
+        }
+        for wall in [i128::MIN, i128::MAX] {
+            let then = BootStamp { boot: "another".to_owned(), since_boot: u64::MAX, wall };
+            assert_eq!(TimeMapping::since(&then, &clock).off, MAX_DOWNTIME, "the clock is not believed");
+            assert_eq!(then.boot_time_of(wall), i128::from(u64::MAX));
+        }
     }
 }

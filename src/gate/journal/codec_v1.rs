@@ -65,7 +65,7 @@ impl WindowV1 {
         let WindowV1 { mut window, period } = self;
         if let Some((_, end)) = period {
             // The slots settled before the last write, and before the end of the period.
-            let settled = then.since_boot().min(then.boot_time_of(end) - 1);
+            let settled = then.since_boot().min(then.boot_time_of(end).saturating_sub(1));
             window.log.iter_mut().for_each(|(at, _)| *at = settled);
         }
         window

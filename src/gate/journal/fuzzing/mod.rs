@@ -100,15 +100,15 @@ fn check_reading(reading: DiskReading, mapping: TimeMapping) {
 
 /// Restores a whole snapshot, whatever its numbers are, and takes it from the locker again: no slot gets lost.
 fn check_restored(bytes: &[u8], mapping: TimeMapping, clock: &Clock) {
-    let Ok((limits, windows)) = postcard::from_bytes::<(Vec<DiskLimitSnapshot>, Vec<(u128, DiskWindow)>)>(bytes) else {
-        return;
-    };
-    if limits.len() > 8 || windows.len() > 8 {
+    type Records = (Vec<DiskLimitSnapshot>, Vec<(u128, DiskWindow)>, Vec<DiskReading>);
+    let Ok((limits, windows, readings)) = postcard::from_bytes::<Records>(bytes) else { return };
+    if limits.len() > 8 || windows.len() > 8 || readings.len() > 8 {
         return;
     }
     let limits: Vec<LimitSnapshot> = limits.into_iter().map(|limit| limit.snapshot(mapping)).collect();
     let windows = windows.into_iter().map(|(key, window)| window.window(LimitId(0), Key(key), mapping)).collect();
-    let snapshot = Snapshot { limits, windows, readings: Vec::new() };
+    let readings = readings.into_iter().map(|reading| reading.reading(mapping)).collect();
+    let snapshot = Snapshot { limits, windows, readings };
     for shutdown in [Shutdown::Crash, Shutdown::Orderly] {
         let mut locker = Locker::restore(snapshot.clone(), shutdown, clock.wall(), clock.now());
         drop(locker.snapshot(clock.now()));
