@@ -244,7 +244,7 @@ pub(super) fn read(value: &Value, sync: &SyncRequest) -> Result<ScriptReply, Err
     let (now, epoch_start, settings_mismatch) = (next()?, next()?, next()? == 1);
     let mut mismatches = Vec::new();
     for _ in 0..next()? {
-        let place = usize::try_from(next()? - 1).map_err(|_| malformed())?;
+        let place = next()?.checked_sub(1).and_then(|place| usize::try_from(place).ok()).ok_or_else(malformed)?;
         let causes = u32::try_from(next()?).map_err(|_| malformed())?;
         mismatches.push(Mismatch { place, causes, span: duration(next()?) });
     }
@@ -258,10 +258,34 @@ pub(super) fn read(value: &Value, sync: &SyncRequest) -> Result<ScriptReply, Err
             groups,
             prefetch,
             // Negative: the time of the next opening is unknown, and this is when to ask again.
-            next_in: (next_in != 0).then(|| duration(next_in.abs())),
+            next_in: (next_in != 0).then(|| Duration::from_micros(next_in.unsigned_abs())),
             opens_then: next_in > 0,
             blocked_for,
         });
     }
     Ok(ScriptReply { now, epoch_start, settings_mismatch, mismatches, grants })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::locker::SlotRequest;
+
+    fn reply(numbers: &[i64]) -> Result<ScriptReply, Error> {
+        let one = SlotRequest { group: None, requests: 1, prefetch: 0, windows: smallvec::smallvec![] };
+        let sync = SyncRequest { slot_requests: vec![one], ..SyncRequest::default() };
+        read(&Value::Array(numbers.iter().copied().map(Value::Int).collect()), &sync)
+    }
+
+    #[test]
+    fn a_number_that_the_script_never_writes_is_refused_or_cut() {
+        let place = |place| reply(&[0, 1, 1, 0, 1, place, 0, 0, 0, 0, 0]);
+        assert!(matches!(place(0), Err(Error::Refused(_))), "places count from 1");
+        assert!(matches!(place(i64::MIN), Err(Error::Refused(_))));
+        assert_eq!(place(1).unwrap().mismatches[0].place, 0);
+        let opening = |next_in| reply(&[0, 1, 1, 0, 0, 0, 0, next_in]).unwrap().grants.remove(0);
+        assert_eq!(opening(-7).next_in, Some(Duration::from_micros(7)));
+        let least = opening(i64::MIN);
+        assert_eq!((least.next_in, least.opens_then), (Some(Duration::from_micros(1 << 63)), false));
+    }
 }

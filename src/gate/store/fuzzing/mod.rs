@@ -49,8 +49,10 @@ fn written(reply: &ScriptReply) -> Vec<i64> {
         for (wait, count) in &grant.groups {
             numbers.extend([micros(*wait), i64::from(*count)]);
         }
-        let next_in = grant.next_in.map_or(0, micros);
-        numbers.extend([i64::from(grant.prefetch), if grant.opens_then { next_in } else { -next_in }]);
+        let next_in = grant.next_in.and_then(|next_in| u64::try_from(next_in.as_micros()).ok()).unwrap_or(0);
+        let signed =
+            if grant.opens_then { 0_i64.wrapping_add_unsigned(next_in) } else { 0_i64.wrapping_sub_unsigned(next_in) };
+        numbers.extend([i64::from(grant.prefetch), signed]);
         numbers.extend(grant.blocked_for.iter().map(|wait| micros(*wait)));
     }
     numbers
