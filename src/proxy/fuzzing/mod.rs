@@ -8,4 +8,6 @@ pub mod translation;
 pub use self::body_framings::body;
 pub use self::path_readings::{authority, path};
 pub use self::retry_fields::{rate_limit_fields, retry_after};
-pub use self::translation::{forward_request, h2_head, h2_request, response_translation, sent_for};
+pub use self::translation::{forward_request, h2_request, response_translation};
+#[cfg(test)]
+pub use self::translation::{h2_head, sent_for};

@@ -8,12 +8,17 @@ use crate::proxy::header_rules::{
 };
 use crate::proxy::serialize::{self, buffer_request, buffer_response};
 use crate::proxy::target::{Form, Ingress, Target, Targets, too_many_hops};
-use crate::wire::fuzzing::{FramedRequest, check_with_hyper};
-use crate::wire::head::EndStream;
+#[cfg(test)]
+use crate::wire::fuzzing::FramedRequest;
+use crate::wire::fuzzing::check_with_hyper;
+use crate::wire::head::{EndStream, MAX_FIELDS};
 use crate::wire::http2::fuzzing::{arrived, arrived_response, request_of};
 use crate::wire::{
     Conn, ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead, Stream, Version, framing, http2,
 };
+
+/// Most fields of a message that is compared: the gateway adds some, and its own readers take [`MAX_FIELDS`].
+const MAX_RECEIVED: usize = MAX_FIELDS - 5;
 
 /// Requests of HTTP/1: what is sent to the origin for an accepted head, in either version, is exactly one request
 /// with the same method, target, host and fields.
@@ -52,6 +57,9 @@ fn field(line: &[u8]) -> (&[u8], &[u8]) {
 /// Admits a request as a forward proxy does: its target, the length of its body, and how it is forwarded.
 fn admitted(head: &RequestHead) -> Option<(Target, Outgoing)> {
     let length = framing::of_request(head).ok()?;
+    if head.fields().count() > MAX_RECEIVED {
+        return None;
+    }
     let refused = has_too_many_options(head)
         || connection_names_end_to_end(head).is_some()
         || has_unsupported_expect(head)
@@ -67,6 +75,7 @@ fn admitted(head: &RequestHead) -> Option<(Target, Outgoing)> {
 
 /// Bytes of HTTP/1 that are sent to the origin for a head, with what a second reader must find in them; `None` if the
 /// request is not forwarded.
+#[cfg(test)]
 pub fn sent_for(head: &RequestHead) -> Option<FramedRequest> {
     let (target, outgoing) = admitted(head)?;
     let sent = sent(head, &target, outgoing);
@@ -167,7 +176,8 @@ pub fn response_translation(input: &[u8]) {
     let method = ["GET", "HEAD", "POST"][usize::from(choice % 3)];
     let version = [Version::Http10, Version::Http11, Version::Http2][usize::from(choice / 3 % 3)];
     let Ok(from) = framing::of_response(&head, method) else { return };
-    if head.status() < 200 && head.status() != 101 || has_too_many_options(&head) {
+    let is_interim = head.status() < 200 && head.status() != 101;
+    if is_interim || has_too_many_options(&head) || head.fields().count() > MAX_RECEIVED {
         return;
     }
     let length = from.written_to(version);
@@ -212,15 +222,15 @@ pub fn response_translation(input: &[u8]) {
     assert_eq!(forwarded(&read, ConnectionOptions::default()), without_added(forwarded(&head, options), &read));
 }
 
-/// Fields of the response with those that the gateway adds: Date and Server-Timing.
+/// Fields of the response with those that the gateway adds: Date, Server-Timing and Proxy-Support.
 fn without_added(mut fields: Vec<(Vec<u8>, Vec<u8>)>, read: &ResponseHead) -> Vec<(Vec<u8>, Vec<u8>)> {
     let added = |name: &str| {
         let kept = fields.iter().filter(|(field, _)| field == name.as_bytes()).count();
         let values = read.fields().filter(|(_, field, _)| field.eq_ignore_ascii_case(name.as_bytes()));
         values.skip(kept).map(|(_, _, value)| (name.as_bytes().to_vec(), value.to_vec())).collect::<Vec<_>>()
     };
-    let more: Vec<_> = ["date", "server-timing"].into_iter().flat_map(added).collect();
-    assert!(more.len() <= 2, "{more:?}");
+    let more: Vec<_> = ["date", "server-timing", "proxy-support"].into_iter().flat_map(added).collect();
+    assert!(more.len() <= 3, "{more:?}");
     fields.extend(more);
     fields.sort_by(|(one, _), (other, _)| one.cmp(other));
     fields

@@ -7,7 +7,8 @@ use rustls::server::Acceptor;
 use super::client_hello::{HelloReader, HelloState};
 
 /// ClientHello: the answer depends neither on the reads in which the bytes arrive nor on those behind the hello, and
-/// a server name that rustls reads is among ours.
+/// a server name that rustls reads is among ours, or ours is [`HelloState::Unreadable`], which ends the tunnel: rustls
+/// takes some name lists whose lengths do not fit.
 pub fn client_hello(input: &[u8]) {
     let whole = HelloReader::default().read(input);
     let mut reader = HelloReader::default();
@@ -30,7 +31,11 @@ pub fn client_hello(input: &[u8]) {
         assert!(names.iter().all(|name| !name.ends_with('.') && !name.bytes().any(|byte| byte.is_ascii_uppercase())));
     }
     if let Some(name) = name_in_rustls(input) {
-        let HelloState::Hello(names) = &whole else { panic!("rustls reads a hello where we read {whole:?}") };
+        let names = match &whole {
+            HelloState::Hello(names) => names,
+            HelloState::Unreadable => return,
+            HelloState::Incomplete | HelloState::NotTls => panic!("rustls reads a hello where we read {whole:?}"),
+        };
         let known = name.map(|name| name.to_ascii_lowercase().trim_end_matches('.').to_owned());
         assert!(known.is_none_or(|name| names.contains(&name)), "rustls reads another name than {names:?}");
     }
