@@ -10,7 +10,7 @@ use crate::proxy::uri_origin::{Origin, Scheme};
 /// same has the same readings.
 pub fn path(input: &[u8]) {
     // A request target is visible ASCII, and its path ends at the query.
-    let text: String = input.iter().take_while(|byte| **byte != b'?').map(|byte| char::from(byte & 0x7f)).collect();
+    let text: String = input.iter().map(|byte| char::from(byte & 0x7f)).take_while(|char| *char != '?').collect();
     if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return;
     }

@@ -115,7 +115,8 @@ fn check_restored(bytes: &[u8], mapping: TimeMapping, clock: &Clock) {
     }
 }
 
-/// True for a time beyond the gateway's time line, which is 2^64 nanoseconds long: it is cut to the end of the line.
+/// True for a time near the end of the gateway's time line or beyond it, which is 2^64 nanoseconds long: it is cut to
+/// the end of the line. The line began up to 2^57 nanoseconds (four years) before the boot.
 fn is_far(at: i128) -> bool {
-    at >= i128::from(u64::MAX)
+    at >= i128::from(u64::MAX) - (1 << 57)
 }
