@@ -40,7 +40,9 @@ pub fn users_file(input: &[u8]) {
             for report in &reports {
                 let shown = report.to_string();
                 let hidden = lines.iter().filter_map(|line| line.split_once(':')).map(|(_, rest)| rest.trim());
-                let secrets = hidden.filter(|rest| rest.len() > 20 && !text_without(&text, rest).contains(rest));
+                // Reports show U+FFFD for control characters, so that only ASCII tells a password from others.
+                let is_telling = |rest: &str| rest.len() > 20 && rest.bytes().all(|byte| byte.is_ascii_graphic());
+                let secrets = hidden.filter(|rest| is_telling(rest) && !text_without(&text, rest).contains(rest));
                 assert!(secrets.into_iter().all(|secret| !shown.contains(secret)), "a password is shown");
             }
         }
