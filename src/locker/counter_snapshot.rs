@@ -8,10 +8,9 @@ use super::Locker;
 use super::api::LimitId;
 use super::limit::Limit;
 use super::limit_table::LimitTable;
-use super::remote_holdings::Holding;
 use super::wall_clock::{WallClock, WallReading, WallSample};
 use super::window::{UnknownSlots, Window, WindowRule};
-use super::window_record::WindowRecord;
+use super::window_record::{LateSlots, WindowRecord};
 use super::window_table::WindowTable;
 use crate::time::Time;
 
@@ -94,7 +93,7 @@ impl Snapshot {
         for id in &limits.ids {
             let rule = &limits.rules[id.at()];
             for index in table.of_limit(*id) {
-                let window = table.window_mut(index);
+                let window = table.window_unnoted(index);
                 window.expire(rule, now);
                 if !window.is_blank(rule, now) {
                     let mut late = late.remove(&index).unwrap_or_default();
@@ -174,13 +173,20 @@ impl Locker {
         }
     }
 
+    /// Inserts a window of a process that goes on, and holds what is open in it.
+    fn restore_with_flights(&mut self, mut record: WindowRecord, now: Time) {
+        let (limit, key, late) = (record.limit, record.key, std::mem::take(&mut record.late));
+        record.open += late.iter().map(|(_, cost)| cost).sum::<u32>();
+        self.put_copied(record, now);
+        late.into_iter().for_each(|(at, cost)| self.settle_copied(LateSlots { limit, key, at, cost }, now));
+    }
+
     /// Inserts a window from its record, unless nothing of it counts any more.
     fn restore_window(&mut self, record: WindowRecord, shutdown: Shutdown, now: Time) {
         let Some(rule) = self.counters.limits.rules.get_mut(record.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
         let window = match shutdown {
-            // The logs of these windows contain the unknown slots already.
-            Shutdown::HandOver => Window::handed_over(&record, rule, now),
+            Shutdown::HandOver => return self.restore_with_flights(record, now),
             Shutdown::Orderly => Window::restored(&record, rule, [].iter(), settled, now),
             // A crash loses nothing of a persisted window; but its record may be older than the unknown slots.
             Shutdown::Crash | Shutdown::NotPersisted => {
@@ -190,10 +196,6 @@ impl Locker {
         };
         if window.is_blank(rule, now) && record.late.is_empty() {
             return;
-        }
-        if shutdown == Shutdown::HandOver {
-            let holding = Holding { open: record.open, flying: record.flying };
-            self.remote_holdings.restore(record.limit, record.key, holding);
         }
         rule.live += 1;
         let index = self.counters.table.insert(window);

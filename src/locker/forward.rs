@@ -55,7 +55,8 @@ pub struct Forwarder {
 }
 
 impl From<Locker> for Forwarder {
-    fn from(locker: Locker) -> Forwarder {
+    fn from(mut locker: Locker) -> Forwarder {
+        locker.end_copy();
         Forwarder {
             is_catching_up: locker.is_catching_up(),
             limits: locker.counters.limits,

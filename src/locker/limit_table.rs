@@ -30,6 +30,8 @@ pub(super) struct LimitTable {
     /// Those of them that are no longer in the file. They count as a dry run until they return or
     /// are forgotten.
     pub(super) retired: BTreeSet<LimitId>,
+    /// Number of changes of the limits and the wall clock; the passing of time is none.
+    pub(super) revision: u64,
 }
 
 impl LimitTable {
@@ -42,6 +44,7 @@ impl LimitTable {
         self.all.push(limit);
         let id = LimitId(u32::try_from(self.all.len() - 1).expect("a file has fewer than 4 billion limits"));
         self.ids.push(id);
+        self.revision += 1;
         id
     }
 
@@ -101,6 +104,7 @@ impl LimitTable {
         let limit = Limit::forgotten();
         self.rules[id.at()] = WindowRule::new(&limit);
         self.all[id.at()] = limit;
+        self.revision += 1;
         self.retired.remove(&id);
         if let Ok(at) = self.ids.binary_search(&id) {
             self.ids.remove(at);

@@ -11,6 +11,7 @@
 mod admission;
 mod api;
 mod caller_backlogs;
+mod copy_progress;
 mod counter_snapshot;
 mod counters;
 mod decide;
@@ -23,6 +24,7 @@ mod hash_index;
 mod journal_api;
 pub mod limit;
 mod limit_table;
+mod live_copy;
 mod opening;
 mod outbox;
 mod overflow;
@@ -33,6 +35,7 @@ mod queue_position;
 mod reload_limits;
 mod remote;
 mod remote_holdings;
+mod replica;
 mod reservation;
 mod review;
 mod settle;
@@ -63,15 +66,17 @@ pub use self::counter_snapshot::{LimitSnapshot, Shutdown, Snapshot};
 pub use self::forward::Forwarder;
 pub use self::forwarded_event::{Event, GrantedSlots};
 pub use self::limit::{Counts, Kind, Limit, Priority, Rate, ShareBy, Unit, WhenFull};
+pub use self::live_copy::{CopyRest, CopySlice};
 pub use self::persistence::{JournalRecord, JournalStart, WriteToken};
 pub use self::reload_limits::ReloadSummary;
+pub use self::replica::Replica;
 pub use self::sharing::{
     LEASE, MAX_HORIZON, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, SyncTrigger, WindowParams,
     WindowReport,
 };
 pub use self::stats::{LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
-pub use self::window_record::WindowRecord;
+pub use self::window_record::{LateSlots, WindowRecord};
 
 use self::counters::Counters;
 use self::decide::{AskCheck, ClaimChecks};
@@ -309,6 +314,7 @@ impl Locker {
             self.counters.limits.rules[id.at()].roll(&self.wall, now);
             self.queue.mark_limit_dirty(&self.counters.table, id);
         }
+        self.counters.limits.revision += 1;
         self.next_roll = self.counters.limits.next_roll();
         self.counters.write_queue.request_limits_write();
         self.dispatch(now);

@@ -241,7 +241,7 @@ impl WriteQueue {
             self.end_scan(limits, table);
             return None;
         };
-        let window = table.window_mut(index);
+        let window = table.window_unnoted(index);
         let rule = &limits.rules[window.limit.at()];
         // One that is bound has a page, or has asked for one.
         (rule.persisted && window.is_unwritten(rule)).then(|| page(window, index, rule, now))

@@ -156,6 +156,7 @@ impl Locker {
         let (before, block) = (PriorSharing::of(old), old.block);
         self.counters.limits.rules[id.at()] = rule;
         self.counters.limits.all[id.at()] = limit;
+        self.counters.limits.revision += 1;
         self.update_work_lists(id, before, until, block);
     }
 

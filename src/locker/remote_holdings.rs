@@ -22,11 +22,13 @@ pub(super) struct Holding {
 }
 
 impl RemoteHoldings {
-    /// Notes the slots that the other process holds in a window that was taken over. An empty
-    /// holding is not stored.
+    /// Notes the slots that the other process holds in a window that was taken over, in the place
+    /// of what was noted before. An empty holding is not stored.
     pub(super) fn restore(&mut self, limit: LimitId, key: Key, holding: Holding) {
         if holding != Holding::default() {
             self.0.insert((limit, key), holding);
+        } else if !self.0.is_empty() {
+            self.0.remove(&(limit, key));
         }
     }
 

@@ -94,7 +94,7 @@ impl StatsScan {
         let (places, more) = table.windows_in(self.next, SLICE);
         self.next += SLICE;
         for (index, limit) in places {
-            let window = table.window_mut(index);
+            let window = table.window_unnoted(index);
             window.expire(&limits.rules[limit.at()], now);
             let tally = &mut self.tallies[limit.at()];
             tally.keys += 1;

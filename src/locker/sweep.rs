@@ -32,10 +32,11 @@ impl Counters {
     }
 
     /// Forgets the limits that are no longer in the file and no longer count anything. Waits until
-    /// the journal has fetched the drops of windows and the pages of its scan. The limits are then
-    /// written anew.
+    /// the journal has fetched the drops of windows and the pages of its scan, and until a live copy has ended. The limits are
+    /// then written anew.
     pub(super) fn forget_retired(&mut self, now: Time) {
-        if self.limits.retired.is_empty() || self.write_queue.has_unwritten_drops(&self.table) {
+        let is_watched = self.write_queue.has_unwritten_drops(&self.table) || self.table.copy.is_some();
+        if self.limits.retired.is_empty() || is_watched {
             return;
         }
         let forgotten = self.limits.forget_retired(now);

@@ -24,3 +24,16 @@ pub struct WindowRecord {
     /// End of a pause: nothing opens before it.
     pub paused: Time,
 }
+
+/// Slots that settle by themselves, of a window that is copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LateSlots {
+    /// Limit of the window.
+    pub limit: LimitId,
+    /// Key of the window.
+    pub key: Key,
+    /// Time at which they settle.
+    pub at: Time,
+    /// Number of slots.
+    pub cost: u32,
+}

@@ -6,6 +6,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 use super::api::{Key, LimitId};
+use super::copy_progress::CopyProgress;
 use super::hash_index::HashIndex;
 use super::window::{Window, WindowRule};
 use super::window_lists::WindowLists;
@@ -63,6 +64,8 @@ pub(super) struct WindowTable {
     sweep_at: usize,
     /// Keys of dropped windows that still have a journal record, which must be removed.
     pub(super) dropped: Vec<(LimitId, Key)>,
+    /// Live copy under way, which notes each change.
+    pub(super) copy: Option<Box<CopyProgress>>,
     /// Number of places accessed, to test that no operation scans the table.
     #[cfg(test)]
     pub(super) look_count: LookCount,
@@ -100,6 +103,7 @@ impl WindowTable {
             generation: 0,
             sweep_at: 0,
             dropped: Vec::new(),
+            copy: None,
             #[cfg(test)]
             look_count: LookCount::default(),
         }
@@ -158,6 +162,19 @@ impl WindowTable {
         #[cfg(test)]
         self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
+        let window = &mut self.chunks[chunk].windows[place];
+        if let Some(copy) = &mut self.copy {
+            copy.note_change(index, window);
+        }
+        window
+    }
+
+    /// As [`WindowTable::window_mut`], for changes that no record of the window shows: a drop of
+    /// what has expired, and the state of its writes.
+    pub(super) fn window_unnoted(&mut self, index: u32) -> &mut Window {
+        #[cfg(test)]
+        self.look_count.at(index);
+        let (chunk, place) = self.at(index as usize);
         &mut self.chunks[chunk].windows[place]
     }
 
@@ -174,7 +191,11 @@ impl WindowTable {
         #[cfg(test)]
         self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
-        self.chunks.get_mut(chunk)?.windows.get_mut(place).filter(|window| window.limit != VACANT)
+        let window = self.chunks.get_mut(chunk)?.windows.get_mut(place).filter(|window| window.limit != VACANT)?;
+        if let Some(copy) = &mut self.copy {
+            copy.note_change(index, window);
+        }
+        Some(window)
     }
 
     /// The waiters at a window, if it still exists and has any.
@@ -203,6 +224,8 @@ impl WindowTable {
         let (shard, hash) = self.seed.shard_and_hash(window.limit, window.key);
         let limit = window.limit;
         let index = self.store(window);
+        // A new window is a change, too.
+        self.window_mut(index);
         self.lists.link(limit, index);
         self.shards[shard].insert(hash, index);
         self.live += 1;
@@ -237,15 +260,32 @@ impl WindowTable {
         u32::try_from(number * size + place).expect("4 billion windows do not fit in memory")
     }
 
-    /// Drops a window; frees its chunk if that was the last one there.
+    /// Puts another window of the same limit and key into the place of one.
+    pub(super) fn replace(&mut self, index: u32, mut window: Window) {
+        let place = self.window_mut(index);
+        debug_assert!((place.limit, place.key) == (window.limit, window.key), "the index finds it by its key");
+        window.generation = place.generation;
+        *place = window;
+    }
+
+    /// Drops a window, and its record in the journal.
     fn remove(&mut self, index: u32, rules: &mut [WindowRule]) {
         let window = self.window(index);
-        let limit = window.limit;
         // Also if the limit is not persisted any more: the journal has a record from before.
         if window.is_persisted() {
-            self.dropped.push((limit, window.key));
+            self.dropped.push((window.limit, window.key));
         }
-        let window = self.window(index);
+        self.vacate(index, rules);
+    }
+
+    /// Drops a window; frees its chunk if that was the last one there.
+    pub(super) fn vacate(&mut self, index: u32, rules: &mut [WindowRule]) {
+        let (chunk, place) = self.at(index as usize);
+        let window = &self.chunks[chunk].windows[place];
+        if let Some(copy) = &mut self.copy {
+            copy.note_drop(index, window);
+        }
+        let limit = window.limit;
         let (shard, hash) = self.seed.shard_and_hash(limit, window.key);
         self.shards[shard].remove(hash, index);
         self.lists.unlink(limit, index);

@@ -11,6 +11,7 @@ mod forwarding;
 mod generators;
 mod holds;
 mod invariants;
+mod live_copies;
 mod locker_world;
 mod oracle;
 mod order;

@@ -30,10 +30,20 @@ struct Upgrade {
 
 impl LockerWorld {
     fn hand_over(mut self) -> Upgrade {
-        let (snapshot, waiters) = (self.locker.snapshot(self.now), self.locker.queued_asks());
+        let mut replica = Replica::begin(self.locker.begin_copy(self.now), WALL, self.now);
+        for _ in 0..self.rng.range(0, 40) {
+            let now = self.advance_time();
+            self.random_step(now);
+            self.drain_verdicts();
+            if self.rng.one_in(2) {
+                replica.apply(self.locker.copy_slice(self.now).unwrap(), self.now);
+            }
+        }
+        let (rest, waiters) = (self.locker.finish_copy(self.now).unwrap(), self.locker.queued_asks());
+        self.drain_verdicts();
         assert_eq!(waiters.len(), self.waiting.len(), "seed {}", self.seed);
         let limits = self.locker.limits().to_vec();
-        let mut next = Locker::restore(snapshot, Shutdown::HandOver, WALL, self.now);
+        let mut next = replica.finish(rest, WALL, self.now).unwrap();
         assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
         next.hold();
         let forwarder = std::mem::replace(&mut self.locker, next).hand_over(self.now);
