@@ -68,6 +68,62 @@ fn under_load_no_request_fails_and_the_limit_holds_through_every_hand_over() {
 }
 
 #[test]
+fn keys_that_are_used_while_they_move_keep_their_counts_through_every_hand_over() {
+    let origin = Origin::start();
+    let (keys, slots) = (times(150, 400), 3);
+    let rules = "when_full = \"refuse\"\nkey = [\"header:x-key\"]";
+    let gateway = Gateway::start(&limit(slots, "1h", rules));
+    let get = |key: usize| {
+        format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nX-Key: {key}\r\n\r\n",
+            origin.url(&format!("/{key}")),
+            origin.authority()
+        )
+    };
+    let over = AtomicBool::new(false);
+    let served = std::thread::scope(|scope| {
+        // Each caller begins at another key, so that all through the hand-overs some key is new, some is known and some full.
+        let callers: Vec<_> = (0..4)
+            .map(|number| {
+                let (get, gateway, over) = (&get, &gateway, &over);
+                scope.spawn(move || {
+                    let (mut caller, mut served) = (gateway.caller(), 0);
+                    for key in (0..keys).cycle().skip(number * keys / 4) {
+                        let answer = caller.send(get(key)).answer();
+                        assert!(matches!(answer.status, 200 | 429), "{}", answer.raw);
+                        served += usize::from(answer.status == 200);
+                        if answer.says_close() {
+                            caller = gateway.caller();
+                        }
+                        if over.load(Ordering::SeqCst) {
+                            break;
+                        }
+                    }
+                    served
+                })
+            })
+            .collect();
+        for part in 1..4 {
+            eventually("more keys are used", || origin.count() >= part * keys / 2);
+            gateway.hand_over();
+        }
+        over.store(true, Ordering::SeqCst);
+        callers.into_iter().map(|caller| caller.join().expect("each answer was as it should be")).sum::<usize>()
+    });
+    let mut counts = vec![0; keys];
+    let mut count =
+        |targets: &[String]| targets.iter().for_each(|target| counts[target[1..].parse::<usize>().unwrap()] += 1);
+    let before = origin.targets();
+    assert_eq!(before.len(), served);
+    let mut caller = gateway.caller();
+    for key in (0..keys).flat_map(|key| [key; 4]) {
+        caller.send(get(key)).answer();
+    }
+    count(&origin.targets());
+    assert_eq!(counts, vec![slots; keys], "no slot was lost, and none counted twice");
+}
+
+#[test]
 fn those_in_line_keep_their_places_before_those_who_come_to_the_new_process() {
     let origin = Origin::start();
     let rules = |per: &str| limit(1, per, "max_wait = \"12h\"\nshare_by = \"none\"");

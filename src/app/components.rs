@@ -110,8 +110,8 @@ impl Components {
         // The previous process closed its lock service before it started this one.
         let locks = locks.map(|(socket, locks)| LockServiceHandle::open(socket, &locks, clock, failed)).transpose();
         let locks = locks.map_err(Error::Locks)?.map(Rc::new);
-        if let Some(new_process) = &previous {
-            // From here on the previous process grants nothing.
+        if let Some(new_process) = &mut previous {
+            // The previous process goes on, until the last part of the copy is taken.
             limits = new_process.inherit(&gate, settings.gate.limits.clone(), settle_time(&settings))?;
         }
         let current = CurrentSnapshot::new(parts.with(&limits, Revision::default()));

@@ -192,11 +192,11 @@ impl Limiter {
         matches!(self, Limiter::Forwarding(_))
     }
 
-    /// Every waiter, as it would ask anew.
-    pub(super) fn queued_asks(&self) -> Vec<Event> {
+    /// The locker, for the hand-over; `None` once another process decides.
+    pub(super) fn local(&mut self) -> Option<&mut Locker> {
         match self {
-            Limiter::Local(locker) => locker.queued_asks(),
-            Limiter::Forwarding(_) => Vec::new(),
+            Limiter::Local(locker) => Some(locker),
+            Limiter::Forwarding(_) => None,
         }
     }
 

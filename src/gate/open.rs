@@ -23,7 +23,7 @@ use super::reload_gate::depends_on_wall;
 use super::store::suspend::SuspendDetector;
 use super::thread_signal::ThreadSignals;
 use super::{CachePadded, Gate, Settings, State};
-use crate::locker::{Limit, LimitId, Locker, Shutdown, Snapshot};
+use crate::locker::{Limit, LimitId, Locker};
 
 impl Gate {
     /// Creates a gate for these limits, restored from the state folder if there is one. Also returns the ids of the
@@ -43,7 +43,8 @@ impl Gate {
         };
         let gate = Gate::empty(loaded.seed, clock);
         gate.timer.prepare().map_err(journal::Error::System)?;
-        let ids = gate.inherit(loaded.snapshot, loaded.end, limits, Duration::ZERO);
+        let locker = Locker::restore(loaded.snapshot, loaded.end, clock.wall(), clock.now());
+        let ids = gate.inherit(locker, limits, Duration::ZERO);
         if let Some(journal) = journal {
             gate.attach_journal(&Arc::new(journal));
         }
@@ -88,27 +89,19 @@ impl Gate {
         })
     }
 
-    /// Restores the counts of another gate, with these limits. Call it before the first ask. `under_way`: longest time
-    /// from a request's permit to its settle. Returns the ids of the limits, in their order.
+    /// Puts a locker with the counts of another gate into the place of its own, with these limits. Call it before the
+    /// first ask. `under_way`: longest time from a request's permit to its settle. Returns the ids of the limits, in
+    /// their order.
     ///
     /// Steps, in one turn of the lock:
     ///
-    /// 1. Restores the counts of the snapshot, as far as `end` lets them be trusted.
-    /// 2. Replaces the limits of the snapshot by the configured ones; removed limits keep their
-    ///    ids.
-    /// 3. Publishes the list of limits for readers without the lock.
-    /// 4. Starts to follow the wall clock if a `calendar` limit is configured.
-    pub(super) fn inherit(
-        &self,
-        snapshot: Snapshot,
-        end: Shutdown,
-        limits: Vec<Limit>,
-        under_way: Duration,
-    ) -> Vec<LimitId> {
+    /// 1. Replaces the limits of the locker by the configured ones; removed limits keep their ids.
+    /// 2. Publishes the list of limits for readers without the lock.
+    /// 3. Starts to follow the wall clock if a `calendar` limit is configured.
+    pub(super) fn inherit(&self, mut locker: Locker, limits: Vec<Limit>, under_way: Duration) -> Vec<LimitId> {
         let now = self.clock.now();
         let wall = self.clock.wall();
         self.step(now, |state| {
-            let mut locker = Locker::restore(snapshot, end, wall, now);
             let ids = locker.reload(limits, under_way, now).ids;
             let follows_wall = locker.limits().iter().any(depends_on_wall);
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = locker.limits().into();

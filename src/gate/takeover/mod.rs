@@ -4,13 +4,20 @@
 //!
 //! | old | new |
 //! |---|---|
-//! | `Hello`: seed, state folder and its lock, listening sockets | builds everything that can fail |
+//! | `Hello`: seed, state folder and its lock, listening sockets | reads its configuration |
 //! | | `Ready` |
-//! | *locked*: all counts and waiters | restores them, grants nothing yet |
+//! | `Begin`: the limits. `Slice`s: all windows, then those that have changed since | restores them |
+//! | `Prepare`, when few are left | builds everything that can fail |
+//! | | `Prepared` |
+//! | `Slice`s. *locked*: `Rest` of the counts, and the waiters | restores them, grants nothing yet |
 //! | | `Inherited` |
 //! | `Go`: grants nothing from now on. *unlocked* | |
 //! | closes the journal: `Released` | opens the journal; starts to grant |
 //! | asks and settles of its requests, until the last has ended | verdicts for them |
+//!
+//! The old process grants while it copies: requests are held for the `Rest`, which does not grow with
+//! the number of windows, and for the journal. A change of the limits or of the wall clock meanwhile
+//! makes the copy begin anew; after `Prepare` it ends the upgrade.
 //!
 //! Before `Go` either process may fail, and the old one continues as if nothing had happened. After it the new one
 //! alone grants. If the old one then dies, its flights settle as failed; if the new one dies, the old one refuses its
@@ -20,6 +27,7 @@
 //! begins with the version of the format. Times are nanoseconds since the machine's boot. File
 //! descriptors come with the first message only.
 
+mod copy_format;
 mod new_process;
 mod old_process;
 #[cfg(test)]
@@ -45,9 +53,9 @@ use crate::net::fd_socket::FdSocket;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time for each step during which nothing is granted.
 ///
-/// A choice: above the transfer of many windows, and below the patience of most clients. Tests use
-/// a tenth.
-const STEP_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(2) } else { Duration::from_secs(5) };
+/// A choice: far above a step on a busy machine, and below the patience of most clients. Tests wait
+/// for its end.
+const STEP_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 5 });
 /// Most events or verdicts in one message.
 ///
 /// Bounds the time that the gate is locked for one message.
@@ -66,6 +74,9 @@ pub enum Error {
     /// The other process sent an unexpected message: it is of another version.
     #[error("the other process speaks another version of the protocol: {0}; stop it and start the new one instead")]
     Protocol(String),
+    /// Limits or the wall clock have changed, more than once or at the last moment.
+    #[error("the limits or the wall clock changed meanwhile; try again")]
+    Changed,
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] journal::Error),

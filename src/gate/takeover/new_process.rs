@@ -6,8 +6,9 @@
 //! 1. `NewProcess::connect` reads the first message.
 //! 2. `NewProcess::gate` makes the gate, and takes over the lock of the state folder.
 //! 3. `NewProcess::take_sockets` hands the listening sockets to the listeners.
-//! 4. `NewProcess::inherit` restores counts and waiters; from here on neither process grants.
-//! 5. `NewProcess::take` confirms, opens the journal and grants.
+//! 4. `NewProcess::inherit` restores the windows, while the old process grants and changes them.
+//! 5. `NewProcess::take` restores what has changed since, and the waiters: from here on neither
+//!    process grants. It confirms, opens the journal and grants.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,13 +18,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
-use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireSnapshot, WireVerdict};
+use super::copy_format::WireCopy;
+use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireVerdict};
 use super::{Error, MAX_BATCH, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, send, try_recv};
 use crate::gate::clock::Clock;
 use crate::gate::journal::{self, AfterCrash, Journal};
 use crate::gate::thread_signal::{DeferredThread, ExitGuard, ThreadSignal};
 use crate::gate::{Gate, Settings, State};
-use crate::locker::{Ask, Event, Limit, LimitId, Shutdown};
+use crate::locker::{Ask, CopyRest, Event, Limit, LimitId, Locker, Replica, Shutdown};
 use crate::net::drain::ConnGuard;
 use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
@@ -42,6 +44,20 @@ pub struct NewProcess {
     lock: Option<File>,
     /// Listening sockets of the old process, each with its configured address.
     sockets: Vec<(SocketAddr, TcpListener)>,
+    /// Windows of the old process, from `inherit` to `take`.
+    copy: Option<Copied>,
+}
+
+/// Copy of the old process's windows that is not complete yet.
+struct Copied {
+    /// The windows, with the old process's limits.
+    replica: Replica,
+    /// Configured limits of this process.
+    limits: Vec<Limit>,
+    /// Longest time from a request's permit to its settle.
+    under_way: Duration,
+    /// Ids of the limits, which the other parts of this process use.
+    ids: Vec<LimitId>,
 }
 
 impl NewProcess {
@@ -59,7 +75,7 @@ impl NewProcess {
         let lock = state.as_ref().filter(|(_, has_lock)| *has_lock).and_then(|_| descriptors.next()).map(File::from);
         let sockets: Vec<_> = listens.into_iter().zip(descriptors.map(TcpListener::from)).collect();
         let dir = state.map(|(dir, _)| Path::new(OsStr::from_bytes(&dir)).to_owned());
-        Ok(NewProcess { socket, seed, dir, lock, sockets })
+        Ok(NewProcess { socket, seed, dir, lock, sockets, copy: None })
     }
 
     /// Takes the old process's listening sockets, each with its configured address.
@@ -95,24 +111,82 @@ impl NewProcess {
         Ok(gate)
     }
 
-    /// Reports `Ready`, and restores counts and waiters, with these limits. The old process grants nothing from now on;
-    /// it continues if this value is dropped. `under_way`: longest time from a request's permit to its settle.
+    /// Reports `Ready`, and restores the windows of the old process, which goes on; nothing may be asked of the gate
+    /// before [`NewProcess::take`]. Returns the ids of these limits, in their order. `under_way`: longest time from a
+    /// request's permit to its settle.
     ///
     /// # Errors
     /// If the old process has exited, or sends invalid data.
-    pub fn inherit(&self, gate: &Gate, limits: Vec<Limit>, under_way: Duration) -> Result<Vec<LimitId>, Error> {
+    pub fn inherit(&mut self, gate: &Gate, limits: Vec<Limit>, under_way: Duration) -> Result<Vec<LimitId>, Error> {
         send(&self.socket, &HandoverStep::Ready)?;
-        let snapshot: WireSnapshot = recv(&self.socket)?;
-        let waiters: Vec<WireEvent> = recv(&self.socket)?;
-        let mappings = TimeMappings::new(&gate.clock);
-        let ids = gate.inherit(snapshot.snapshot(mappings), Shutdown::HandOver, limits, under_way);
+        let mut copy = None;
+        loop {
+            let message: WireCopy = recv(&self.socket)?;
+            let (mappings, now) = (TimeMappings::new(&gate.clock), gate.clock.now());
+            match (message, &mut copy) {
+                (WireCopy::Begin(head), copy) => {
+                    let head = head.head(mappings);
+                    *copy = Some((head.clone(), Replica::begin(head, gate.clock.wall(), now)));
+                }
+                (WireCopy::Slice(slice), Some((_, replica))) => replica.apply(slice.slice(mappings), now),
+                (WireCopy::Prepare, Some(_)) => break,
+                (WireCopy::Slice(_) | WireCopy::Prepare | WireCopy::Rest(_), _) => {
+                    return Err(protocol_error("a part of the copy came out of turn"));
+                }
+            }
+        }
+        let Some((head, replica)) = copy else { return Err(protocol_error("there was no copy")) };
+        // The limits alone, for whatever shows them; the windows follow with the last part.
+        let locker = Locker::restore(head, Shutdown::HandOver, gate.clock.wall(), gate.clock.now());
+        let ids = gate.inherit(locker, limits.clone(), under_way);
+        self.copy = Some(Copied { replica, limits, under_way, ids: ids.clone() });
+        Ok(ids)
+    }
+
+    /// Reports `Prepared`, and restores what has changed since the copy, and the waiters. The old process grants nothing
+    /// from now on; it continues if this fails.
+    ///
+    /// # Errors
+    /// If the old process has exited, or sends invalid data.
+    pub(super) fn complete(&mut self, gate: &Gate) -> Result<(), Error> {
+        let Some(Copied { mut replica, limits, under_way, ids }) = self.copy.take() else {
+            return Err(protocol_error("there was no copy"));
+        };
+        send(&self.socket, &HandoverStep::Prepared)?;
+        let (rest, waiters, mappings) = self.last_part(gate, &mut replica)?;
+        let locker = replica.finish(rest, gate.clock.wall(), gate.clock.now());
+        let locker = locker.ok_or_else(|| protocol_error("its limits changed"))?;
+        if gate.inherit(locker, limits, under_way) != ids {
+            return Err(protocol_error("its limits changed"));
+        }
         let now = gate.clock.now();
         let understood = gate.step(now, |state| {
             // Grants wait until the old process has let go, and then keep the order of arrival.
             state.locker.hold();
             state.handle_events(waiters, mappings, now)
         });
-        if understood { Ok(ids) } else { Err(protocol_error("an event names an unknown limit")) }
+        if understood { Ok(()) } else { Err(protocol_error("an event names an unknown limit")) }
+    }
+
+    /// Applies slices up to the last part of the copy, and returns that.
+    ///
+    /// # Errors
+    /// If the old process has exited, or sends invalid data.
+    fn last_part(&self, gate: &Gate, replica: &mut Replica) -> Result<(CopyRest, Vec<WireEvent>, TimeMappings), Error> {
+        loop {
+            let message: WireCopy = recv(&self.socket)?;
+            let mappings = TimeMappings::new(&gate.clock);
+            match message {
+                WireCopy::Slice(slice) => replica.apply(slice.slice(mappings), gate.clock.now()),
+                WireCopy::Rest(rest) => {
+                    let (rest, waiters) = rest.rest(mappings);
+                    return Ok((rest, waiters, mappings));
+                }
+                WireCopy::Begin(_) | WireCopy::Prepare => {
+                    return Err(protocol_error("a part of the copy came out of turn"));
+                }
+            }
+        }
     }
 
     /// Replaces the old process: from now on this gate grants. `conn_guard` is held until the old process has exited.
@@ -121,13 +195,14 @@ impl NewProcess {
     ///
     /// 1. Makes the threads `send-old` and `recv-old` and the journal's writer, which do not run
     ///    yet.
-    /// 2. Sends `Inherited`, and waits for `Go`. There is no way back from here on.
-    /// 3. Starts the two threads, and waits up to 5 s until the old process has closed the journal.
-    /// 4. Opens the journal, and lets the locker grant.
+    /// 2. Sends `Prepared`, and restores what has changed since the copy, and the waiters.
+    /// 3. Sends `Inherited`, and waits for `Go`. There is no way back from here on.
+    /// 4. Starts the two threads, and waits up to 5 s until the old process has closed the journal.
+    /// 5. Opens the journal, and lets the locker grant.
     ///
     /// # Errors
     /// If the old process has not sent `Go`, in which case it continues; or if the system provides no threads.
-    pub fn take(self, gate: &Arc<Gate>, conn_guard: ConnGuard) -> Result<(), Error> {
+    pub fn take(mut self, gate: &Arc<Gate>, conn_guard: ConnGuard) -> Result<(), Error> {
         // Everything that can fail comes before the point of no return.
         let signal = Arc::new(ThreadSignal::default());
         let (release, released) = mpsc::channel();
@@ -144,6 +219,7 @@ impl NewProcess {
         // Both cells are empty: a process has one predecessor.
         gate.signals.old_process.set(Arc::clone(&signal)).ok();
         gate.old_process.set(self.socket.try_clone().map_err(Error::System)?).ok();
+        self.complete(gate)?;
         send(&self.socket, &HandoverStep::Inherited)?;
         if recv::<HandoverStep>(&self.socket)? != HandoverStep::Go {
             return Err(protocol_error("it did not send Go"));
@@ -156,11 +232,13 @@ impl NewProcess {
         if released.recv_timeout(STEP_TIMEOUT).is_err() {
             tracing::error!("the old process did not close its journal in time");
         }
+        tracing::debug!("the old process has let go");
         if let (Some(journal), Some(writer)) = (journal, writer) {
             journal.continue_from(gate, writer);
         }
         let now = gate.clock.now();
         gate.step(now, |state| state.locker.release(now));
+        tracing::debug!("granting");
         Ok(())
     }
 }

@@ -14,28 +14,43 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireSnapshot, WireVerdict};
+use super::copy_format::{WireCopy, WireHead, WireRest, WireSlice};
+use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireVerdict};
 use super::{Error, MAX_BATCH, START_TIMEOUT, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, send, try_recv};
 use crate::gate::journal::Coverage;
 use crate::gate::thread_signal::{DeferredThread, ExitGuard, ThreadSignal};
 use crate::gate::{Gate, Refused, State};
-use crate::locker::Event;
+use crate::locker::{Event, Locker};
 use crate::net::fd_socket::FdSocket;
 use crate::time::Time;
 
+/// Number of changed windows with which the copy is close enough: copying them takes some
+/// milliseconds, during which nothing is granted.
+const FEW: usize = if cfg!(test) { 2 } else { 1000 };
+/// Most windows that are copied again, as a multiple of those that had changed during the walk. A
+/// bound for windows that change faster than they are copied: the rest is then copied without
+/// grants.
+const ROUNDS: usize = 8;
+/// Most beginnings of the copy.
+///
+/// A choice: the limits and the wall clock change rarely.
+const ATTEMPTS: usize = 3;
+
 impl Gate {
     /// Hands over all counts, waiters and flights to the new process at the other end of `socket`, with these listening
-    /// sockets (each with its configured address). Blocks the thread until the new process has them; nothing is granted
-    /// for a part of that time.
+    /// sockets (each with its configured address). Blocks the thread until the new process has them; requests are
+    /// granted meanwhile, but for the last moment.
     ///
     /// Steps:
     ///
     /// 1. Sends the first message with the descriptors, and waits up to 60 s for `Ready`.
     /// 2. Makes the two threads, which do not run yet.
-    /// 3. Sends counts and waiters with the lock held, and waits for `Inherited`: up to 5 s for
-    ///    each step.
-    /// 4. Sends `Go`. There is no way back from here on.
-    /// 5. Closes the journal and starts the threads; the sender begins with `Released`.
+    /// 3. Copies all windows, a slice at a time, and those that have changed since, until few are
+    ///    left; waits up to 60 s for `Prepared`, and copies again what has changed.
+    /// 4. Sends the rest of the counts and the waiters with the lock held, and waits for
+    ///    `Inherited`: up to 5 s for each step.
+    /// 5. Sends `Go`. There is no way back from here on.
+    /// 6. Closes the journal and starts the threads; the sender begins with `Released`.
     ///
     /// If the new process dies later, the remaining waiters are refused with [`Refused::Closing`].
     ///
@@ -49,7 +64,6 @@ impl Gate {
         socket.set_timeouts(Some(START_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
         self.introduce(&socket, sockets)?;
         expect(&socket, HandoverStep::Ready)?;
-        socket.set_timeouts(Some(STEP_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
         // Everything that can fail comes before the point of no return.
         let signal = Arc::new(ThreadSignal::default());
         let spawn = |name, talk: fn(&Weak<Gate>, &FdSocket, &Arc<ThreadSignal>)| {
@@ -58,7 +72,12 @@ impl Gate {
         };
         let receiver = spawn("recv-new", recv_from_new).map_err(Error::System)?;
         let sender = spawn("send-new", send_to_new).map_err(Error::System)?;
-        let coverage = self.transfer(&socket, &signal)?;
+        let transferred = self.copy(&socket).and_then(|()| {
+            tracing::debug!("the new process has a copy of the windows");
+            self.transfer(&socket, &signal)
+        });
+        let coverage = transferred.inspect_err(|_| self.end_copy())?;
+        tracing::debug!("the new process grants from here on");
         receiver.start();
         if let Some(journal) = self.journal.get() {
             journal.leave(coverage);
@@ -88,21 +107,80 @@ impl Gate {
         socket.send(&hello.write()?, &descriptors).map_err(Error::NoAnswer)
     }
 
-    /// Point of no return. Only here does the gate wait with its lock held: the snapshot sent must stay true until the
-    /// new process has it.
+    /// Copies all windows while they change, until few of them differ from their copies and the new process has built
+    /// everything that can fail.
+    ///
+    /// # Errors
+    /// As [`send`] and [`recv`]; [`Error::Changed`] if the limits change.
+    fn copy(&self, socket: &FdSocket) -> Result<(), Error> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let now = self.clock.now();
+            let head = self.step(now, |state| state.locker.local().map(|locker| locker.begin_copy(now)));
+            let head = head.ok_or(Error::AlreadyHandedOver)?;
+            send(socket, &WireCopy::Begin(WireHead::of(&head, TimeMappings::new(&self.clock))))?;
+            match self.copy_most(socket) {
+                Err(Error::Changed) if attempts < ATTEMPTS => {}
+                copied => break copied?,
+            }
+        }
+        send(socket, &WireCopy::Prepare)?;
+        expect(socket, HandoverStep::Prepared)?;
+        socket.set_timeouts(Some(STEP_TIMEOUT), Some(STEP_TIMEOUT)).map_err(Error::System)?;
+        self.copy_most(socket)
+    }
+
+    /// Sends slices of the copy until at most [`FEW`] windows differ from it, or too many slices were not enough.
+    ///
+    /// # Errors
+    /// As [`send`]; [`Error::Changed`] if the copy is void.
+    fn copy_most(&self, socket: &FdSocket) -> Result<(), Error> {
+        let mut budget = None;
+        loop {
+            let now = self.clock.now();
+            let (slice, left) = self
+                .step(now, |state| {
+                    state.locker.local().and_then(|locker| {
+                        let slice = locker.copy_slice(now)?;
+                        Some((slice, locker.copy_left()))
+                    })
+                })
+                .ok_or(Error::Changed)?;
+            let copied = slice.windows.len() + slice.dropped.len();
+            if copied > 0 {
+                send(socket, &WireCopy::Slice(WireSlice::of(&slice, TimeMappings::new(&self.clock))))?;
+            }
+            let Some(left) = left else { continue };
+            let budget = budget.get_or_insert(left.saturating_mul(ROUNDS));
+            *budget = budget.saturating_sub(copied);
+            if left <= FEW || *budget == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends the copy after a failure.
+    fn end_copy(&self) {
+        let now = self.clock.now();
+        self.step(now, |state| state.locker.local().map(Locker::end_copy));
+    }
+
+    /// Point of no return. Only here does the gate wait with its lock held: what is sent must stay true until the new
+    /// process has it.
     ///
     /// Returns whether the state folder holds all that a crash needs.
     ///
     /// # Errors
-    /// As [`send`] and [`recv`]; the locker is unchanged then, and grants again.
+    /// As [`send`] and [`recv`], and [`Error::Changed`]; the locker is unchanged then, and grants again.
     fn transfer(&self, socket: &FdSocket, signal: &Arc<ThreadSignal>) -> Result<Coverage, Error> {
         let now = self.clock.now();
         self.step(now, |state| {
             let mappings = TimeMappings::new(&self.clock);
-            send(socket, &WireSnapshot::of(&state.locker.snapshot(now), mappings))?;
-            let waiters: Vec<WireEvent> =
-                state.locker.queued_asks().iter().map(|event| WireEvent::of(event, mappings)).collect();
-            send(socket, &waiters)?;
+            let locker = state.locker.local().ok_or(Error::AlreadyHandedOver)?;
+            let rest = locker.finish_copy(now).ok_or(Error::Changed)?;
+            let waiters = locker.queued_asks().iter().map(|event| WireEvent::of(event, mappings)).collect();
+            send(socket, &WireCopy::Rest(Box::new(WireRest::of(&rest, waiters, mappings))))?;
             expect(socket, HandoverStep::Inherited)?;
             send(socket, &HandoverStep::Go)?;
             // The cell is empty: a gate hands over once.

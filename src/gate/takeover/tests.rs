@@ -1,5 +1,7 @@
 //! Tests of the upgrade: two gates, each with its own clock, over a real pair of sockets.
 
+mod copies;
+
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -111,8 +113,10 @@ fn spawn_new_process(socket: FdSocket, settings: Settings, drain: &Drain) -> Joi
 fn hand_over(old: &Arc<Gate>, settings: Settings, drain: &Drain) -> Arc<Gate> {
     let (here, there) = FdSocket::pair().unwrap();
     let new = spawn_new_process(FdSocket::from(there), settings, drain);
-    old.hand_over(here, &[]).unwrap();
-    new.join().unwrap().unwrap()
+    let given = old.hand_over(here, &[]);
+    let new = new.join().unwrap().unwrap();
+    given.unwrap();
+    new
 }
 
 #[test]
@@ -171,7 +175,7 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
     let old = Gate::new(limits.to_vec(), Clock::start());
     let flight = go(&old);
     let mut waits = wait(&old);
-    for stage in 0..3 {
+    for stage in 0..4 {
         let (here, there) = FdSocket::pair().unwrap();
         let limits = limits.to_vec();
         let fails = thread::spawn(move || {
@@ -181,8 +185,11 @@ fn until_it_has_taken_over_the_new_process_may_fail_and_nothing_has_changed() {
             }
             let mut new = NewProcess::connect(socket).unwrap();
             let gate = new.gate(&settings(&limits), Clock::start()).unwrap();
-            if stage == 2 {
+            if stage >= 2 {
                 new.inherit(&gate, limits, Duration::ZERO).unwrap();
+            }
+            if stage == 3 {
+                new.complete(&gate).unwrap();
             }
         });
         let error = old.hand_over(here, &[]).unwrap_err();

@@ -8,7 +8,7 @@
 //! | ticket | index, generation |
 //! | window | limit id, hash of the key |
 //!
-//! Limits, windows and clock readings are those of the journal's disk format.
+//! The copy of limits and windows has a format of its own, `copy_format`.
 
 use std::net::SocketAddr;
 
@@ -17,18 +17,15 @@ use serde::{Deserialize, Serialize};
 use super::{Error, VerdictMsg, protocol_error};
 use crate::gate::clock::Clock;
 use crate::gate::journal::boot_time::TimeMapping;
-use crate::gate::journal::codec::{DiskLimitSnapshot, DiskReading, DiskWindow};
-use crate::locker::{
-    AskKind, Caller, Claim, Event, GrantedSlots, Key, LimitId, RefusalReason, Snapshot, Sorry, Ticket,
-};
+use crate::locker::{AskKind, Caller, Claim, Event, GrantedSlots, Key, LimitId, RefusalReason, Sorry, Ticket};
 use crate::time::Time;
 
-/// Version of the format, the first bytes of the first message. Increase it with any change below or in the journal's
-/// disk format.
+/// Version of the format, the first bytes of the first message. Increase it with any change below, in `copy_format` or in
+/// the journal's disk format.
 ///
 /// Four bytes, little-endian. Both processes must have the same one: an upgrade over a change of
 /// the format fails, and the old process goes on.
-const WIRE_VERSION: u32 = 2;
+const WIRE_VERSION: u32 = 3;
 
 /// Time conversion to and from the other process. No time ever becomes earlier.
 #[derive(Clone, Copy)]
@@ -46,13 +43,23 @@ impl TimeMappings {
         TimeMappings { ours: TimeMapping::here(clock), theirs: TimeMapping::of_another(clock) }
     }
 
+    /// Conversion of times that this process writes.
+    pub(super) fn ours(self) -> TimeMapping {
+        self.ours
+    }
+
+    /// Conversion of times that the other process wrote.
+    pub(super) fn theirs(self) -> TimeMapping {
+        self.theirs
+    }
+
     /// Nanoseconds since the boot; `None` for [`Time::NEVER`].
-    fn write(self, at: Time) -> Option<i128> {
+    pub(super) fn write(self, at: Time) -> Option<i128> {
         (at < Time::NEVER).then(|| self.ours.to_boot(at))
     }
 
     /// Gateway time of a time that the other process wrote.
-    fn read(self, at: Option<i128>) -> Time {
+    pub(super) fn read(self, at: Option<i128>) -> Time {
         at.map_or(Time::NEVER, |at| self.theirs.at_boot(at))
     }
 }
@@ -93,51 +100,16 @@ impl Hello {
 /// Steps that both processes must have taken before the next.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub(super) enum HandoverStep {
-    /// The new process has built everything that can fail.
+    /// The new process has read its configuration, and takes the copy.
     Ready,
-    /// The new process has restored counts and waiters.
+    /// The new process has built everything that can fail.
+    Prepared,
+    /// The new process has all counts and waiters.
     Inherited,
     /// The old process grants nothing any more.
     Go,
     /// The old process has closed the journal.
     Released,
-}
-
-/// See [`Snapshot`].
-#[derive(Serialize, Deserialize)]
-pub(super) struct WireSnapshot {
-    /// All limits, by their id.
-    limits: Vec<DiskLimitSnapshot>,
-    /// Limit id, hash of the key and counts of each window.
-    windows: Vec<(u32, u128, DiskWindow)>,
-    /// History of the wall clock.
-    readings: Vec<DiskReading>,
-}
-
-impl WireSnapshot {
-    /// Converts to the wire format.
-    pub(super) fn of(snapshot: &Snapshot, mappings: TimeMappings) -> WireSnapshot {
-        WireSnapshot {
-            limits: snapshot.limits.iter().map(|known| DiskLimitSnapshot::of(known, mappings.ours)).collect(),
-            windows: snapshot
-                .windows
-                .iter()
-                .map(|window| (window.limit.0, window.key.0, DiskWindow::of(window, mappings.ours)))
-                .collect(),
-            readings: snapshot.readings.iter().map(|reading| DiskReading::of(*reading, mappings.ours)).collect(),
-        }
-    }
-
-    /// Converts from the wire format.
-    pub(super) fn snapshot(self, mappings: TimeMappings) -> Snapshot {
-        let window =
-            |(limit, key, window): (u32, u128, DiskWindow)| window.window(LimitId(limit), Key(key), mappings.theirs);
-        Snapshot {
-            limits: self.limits.into_iter().map(|known| known.snapshot(mappings.theirs)).collect(),
-            windows: self.windows.into_iter().map(window).collect(),
-            readings: self.readings.into_iter().map(|reading| reading.reading(mappings.theirs)).collect(),
-        }
-    }
 }
 
 /// [`Ticket`]: index and generation.
