@@ -43,6 +43,16 @@ const WINDOWS: TableDefinition<'_, (&str, u128), &[u8]> = TableDefinition::new("
 /// than they are read.
 const CACHE: usize = 8 << 20;
 
+/// Trust in the content of a file that is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Integrity {
+    /// The whole file is read and checked.
+    Checked,
+    /// Another process has closed it a moment ago: only its end is looked at. A file that was not
+    /// closed in order is repaired.
+    Trusted,
+}
+
 /// Open database file.
 pub(super) struct File {
     /// redb database.
@@ -73,7 +83,7 @@ impl File {
         let is_new = fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
         // The database may panic on a file that another program has written to, as its documentation says.
         let open = || {
-            let file = File::open_database(path)?;
+            let file = File::open_database(path, Integrity::Checked)?;
             let content = if is_new { None } else { file.read(clock)? };
             Ok((file, content))
         };
@@ -84,19 +94,19 @@ impl File {
     ///
     /// # Errors
     /// As [`File::open`].
-    pub(super) fn reopen(path: &Path) -> Result<File, Error> {
-        let open = || File::open_database(path);
+    pub(super) fn reopen(path: &Path, integrity: Integrity) -> Result<File, Error> {
+        let open = || File::open_database(path, integrity);
         catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(path, "its contents are inconsistent")))
     }
 
-    /// Opens or creates the database, and checks its integrity.
+    /// Opens or creates the database.
     ///
     /// # Errors
     /// [`Error::Newer`] for a file format of a later redb, [`Error::Unusable`] or
     /// [`Error::Damaged`] otherwise.
-    fn open_database(path: &Path) -> Result<File, Error> {
+    fn open_database(path: &Path, integrity: Integrity) -> Result<File, Error> {
         let mut builder = Builder::new();
-        builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+        builder.set_cache_size(CACHE).set_check_integrity_on_open(integrity == Integrity::Checked);
         match builder.create(path) {
             Ok(database) => Ok(File { database, path: path.to_owned() }),
             Err(redb::DatabaseError::UpgradeRequired(_)) => Err(Error::Newer { path: path.to_owned() }),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::boot_time::{BootStamp, TimeMapping};
 use super::codec::{DiskLimitSnapshot, DiskReading, DiskWindow, JournalHead};
-use super::database::{Batch, File};
+use super::database::{Batch, File, Integrity};
 use super::records::WrittenRecords;
 use super::{AfterCrash, Coverage, DiskState, Error, Journal};
 use crate::gate::Gate;
@@ -54,7 +54,7 @@ impl Journal {
         self.folder.name_holder();
         let started = match self.continues && self.folder.is_complete() {
             // The old process has written at least as much as this one knows of.
-            true => self.resume(gate),
+            true => self.resume(gate, Integrity::Trusted),
             false => self.folder.mark_incomplete().map_err(redb::Error::Io).and_then(|()| self.begin_catch_up(gate)),
         };
         if let Err(error) = started {
@@ -190,8 +190,8 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::reopen`] and [`File::write`].
-    fn resume(&self, gate: &Gate) -> Result<(), redb::Error> {
-        self.reopen()?;
+    fn resume(&self, gate: &Gate, integrity: Integrity) -> Result<(), redb::Error> {
+        self.reopen(integrity)?;
         // Proves that the disk accepts writes before the locker relies on it.
         self.write(|_| Ok(()))?;
         gate.begin_persisting(JournalStart::Resume);
@@ -207,7 +207,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::reopen`] and [`File::write`].
     fn begin_catch_up(&self, gate: &Gate) -> Result<(), redb::Error> {
-        self.reopen()?;
+        self.reopen(Integrity::Checked)?;
         self.write(|_| Ok(()))?;
         gate.begin_persisting(JournalStart::CatchUp);
         let (records, _more) = gate.take_records();
@@ -235,7 +235,7 @@ impl Journal {
     /// Blocks until the writer thread has ended and the snapshot is on the disk. Errors are logged.
     pub(in crate::gate) fn stop(&self, snapshot: &Snapshot) {
         self.signal.stop();
-        match self.reopen().and_then(|()| self.write_stopped(snapshot)) {
+        match self.reopen(Integrity::Checked).and_then(|()| self.write_stopped(snapshot)) {
             Ok(()) => tracing::debug!(windows = snapshot.windows.len(), "counts written"),
             Err(error) => {
                 tracing::error!(%error, "cannot write the counts: the next start treats this stop as a crash")
@@ -342,7 +342,7 @@ impl Journal {
     fn recover(&self, gate: &Gate) {
         let recovered = match self.disk_state() {
             DiskState::Blocked if self.folder.is_complete() => {
-                self.resume(gate).inspect(|()| tracing::info!("counts are written again"))
+                self.resume(gate, Integrity::Checked).inspect(|()| tracing::info!("counts are written again"))
             }
             // The mark is removed, but its removal may not be on the disk yet.
             DiskState::Blocked => {
@@ -366,10 +366,10 @@ impl Journal {
     }
 
     /// Opens the file again: the database refuses writes after an error.
-    fn reopen(&self) -> Result<(), redb::Error> {
+    fn reopen(&self, integrity: Integrity) -> Result<(), redb::Error> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
-            let opened = File::reopen(&self.folder.file());
+            let opened = File::reopen(&self.folder.file(), integrity);
             *file = Some(opened.map_err(|error| redb::Error::Io(io::Error::other(error)))?);
         }
         Ok(())
