@@ -52,7 +52,7 @@ impl Journal {
     pub(in crate::gate) fn continue_from(&self, gate: &Gate, writer: DeferredThread) {
         // Not before: after a failed upgrade the file must still name the old process.
         self.folder.name_holder();
-        let started = match self.continues && self.folder.is_complete() {
+        let started = match self.may_resume() {
             // The old process has written at least as much as this one knows of.
             true => self.resume(gate, Integrity::Trusted),
             false => self.folder.mark_incomplete().map_err(redb::Error::Io).and_then(|()| self.begin_catch_up(gate)),
@@ -62,6 +62,12 @@ impl Journal {
         }
         writer.start();
         self.signal.notify();
+    }
+
+    /// True if [`Journal::continue_from`] will go on with the file as it is, unless the old process finds it incomplete
+    /// at its end.
+    pub(in crate::gate) fn may_resume(&self) -> bool {
+        self.continues && self.folder.is_complete()
     }
 
     /// Creates the writer thread, which is started later.

@@ -30,6 +30,7 @@
 mod copy_format;
 mod new_process;
 mod old_process;
+mod remote_requests;
 #[cfg(test)]
 mod tests;
 mod wire_format;

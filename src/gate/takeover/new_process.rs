@@ -24,11 +24,10 @@ use super::{Error, MAX_BATCH, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, se
 use crate::gate::clock::Clock;
 use crate::gate::journal::{self, AfterCrash, Journal};
 use crate::gate::thread_signal::{DeferredThread, ExitGuard, ThreadSignal};
-use crate::gate::{Gate, Settings, State};
-use crate::locker::{Ask, CopyRest, Event, Limit, LimitId, Locker, Replica, Shutdown};
+use crate::gate::{Gate, Settings};
+use crate::locker::{CopyRest, JournalStart, Limit, LimitId, Locker, Replica, Shutdown};
 use crate::net::drain::ConnGuard;
 use crate::net::fd_socket::FdSocket;
-use crate::time::Time;
 
 /// New process before the point of no return.
 pub struct NewProcess {
@@ -58,6 +57,15 @@ struct Copied {
     under_way: Duration,
     /// Ids of the limits, which the other parts of this process use.
     ids: Vec<LimitId>,
+}
+
+/// Relation of the old process's limits to those of this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OldLimits {
+    /// The journal of the old process names all limits of this one.
+    Same,
+    /// Some are new or have changed.
+    Other,
 }
 
 impl NewProcess {
@@ -144,11 +152,11 @@ impl NewProcess {
     }
 
     /// Reports `Prepared`, and restores what has changed since the copy, and the waiters. The old process grants nothing
-    /// from now on; it continues if this fails.
+    /// from now on; it continues if this fails. Returns how its limits relate to those of this process.
     ///
     /// # Errors
     /// If the old process has exited, or sends invalid data.
-    pub(super) fn complete(&mut self, gate: &Gate) -> Result<(), Error> {
+    pub(super) fn complete(&mut self, gate: &Gate) -> Result<OldLimits, Error> {
         let Some(Copied { mut replica, limits, under_way, ids }) = self.copy.take() else {
             return Err(protocol_error("there was no copy"));
         };
@@ -156,16 +164,18 @@ impl NewProcess {
         let (rest, waiters, mappings) = self.last_part(gate, &mut replica)?;
         let locker = replica.finish(rest, gate.clock.wall(), gate.clock.now());
         let locker = locker.ok_or_else(|| protocol_error("its limits changed"))?;
+        let before = locker.limits().to_vec();
         if gate.inherit(locker, limits, under_way) != ids {
             return Err(protocol_error("its limits changed"));
         }
+        let old_limits = if gate.limits()[..] == before[..] { OldLimits::Same } else { OldLimits::Other };
         let now = gate.clock.now();
         let understood = gate.step(now, |state| {
             // Grants wait until the old process has let go, and then keep the order of arrival.
             state.locker.hold();
             state.handle_events(waiters, mappings, now)
         });
-        if understood { Ok(()) } else { Err(protocol_error("an event names an unknown limit")) }
+        if understood { Ok(old_limits) } else { Err(protocol_error("an event names an unknown limit")) }
     }
 
     /// Applies slices up to the last part of the copy, and returns that.
@@ -197,8 +207,9 @@ impl NewProcess {
     ///    yet.
     /// 2. Sends `Prepared`, and restores what has changed since the copy, and the waiters.
     /// 3. Sends `Inherited`, and waits for `Go`. There is no way back from here on.
-    /// 4. Starts the two threads, and waits up to 5 s until the old process has closed the journal.
-    /// 5. Opens the journal, and lets the locker grant.
+    /// 4. Starts the two threads, and lets the locker grant what need not be written down.
+    /// 5. Waits up to 5 s until the old process has closed the journal.
+    /// 6. Opens the journal, and lets the locker grant everything.
     ///
     /// # Errors
     /// If the old process has not sent `Go`, in which case it continues; or if the system provides no threads.
@@ -219,7 +230,7 @@ impl NewProcess {
         // Both cells are empty: a process has one predecessor.
         gate.signals.old_process.set(Arc::clone(&signal)).ok();
         gate.old_process.set(self.socket.try_clone().map_err(Error::System)?).ok();
-        self.complete(gate)?;
+        let old_limits = self.complete(gate)?;
         send(&self.socket, &HandoverStep::Inherited)?;
         if recv::<HandoverStep>(&self.socket)? != HandoverStep::Go {
             return Err(protocol_error("it did not send Go"));
@@ -229,6 +240,16 @@ impl NewProcess {
         sender.start();
         // Some verdicts may have been stored before there was a signal.
         signal.notify();
+        if old_limits == OldLimits::Same && journal.is_none_or(|journal| journal.may_resume()) {
+            // Slots that need not be written down are granted at once, and the others wait for the journal.
+            let now = gate.clock.now();
+            gate.step(now, |state| {
+                if journal.is_some() {
+                    state.locker.begin_persisting(JournalStart::Resume, now);
+                }
+                state.locker.release(now);
+            });
+        }
         if released.recv_timeout(STEP_TIMEOUT).is_err() {
             tracing::error!("the old process did not close its journal in time");
         }
@@ -249,59 +270,6 @@ impl NewProcess {
 fn is_same(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     real(one) == real(other)
-}
-
-impl State {
-    /// Handles events of the old process. Returns `false` at the first that names an unknown limit.
-    ///
-    /// The events before it are handled, those after it are not. Before `Go` that ends the upgrade,
-    /// later the connection.
-    fn handle_events(&mut self, events: Vec<WireEvent>, mappings: TimeMappings, now: Time) -> bool {
-        events.into_iter().map(|event| event.event(mappings)).all(|event| {
-            let understood = self.locker.knows_limits_of(&event);
-            if understood {
-                self.handle_event(event, now);
-            }
-            understood
-        })
-    }
-
-    /// Handles one event of the old process.
-    ///
-    /// A verdict that is made at once is stored for the sender thread. A queued ask gets a ticket
-    /// of this process.
-    fn handle_event(&mut self, event: Event, now: Time) {
-        match event {
-            // A stopped process sends no more verdicts.
-            Event::Ask { .. } if self.remote_waiters.is_stopped => {}
-            Event::Ask { ticket, claims, caller, urgency, arrived, bound, kind } => {
-                let max_wait = (bound < Time::NEVER).then(|| bound.since(arrived));
-                let ask = Ask { claims: &claims, caller, urgency, max_wait, arrived: Some(arrived), kind };
-                let verdict = self.locker.ask(&ask, now);
-                self.remote_waiters.store_verdict(ticket, verdict, &mut self.locker);
-            }
-            Event::Leave(theirs) => {
-                if let Some(ours) = self.remote_waiters.ours.remove(&theirs) {
-                    self.remote_waiters.theirs.remove(&ours);
-                    self.locker.leave(ours, now);
-                }
-            }
-            Event::Settle { .. } | Event::GiveBack { .. } | Event::Land { .. } | Event::Pause { .. } => {
-                self.locker.handle_remote(&event, now);
-            }
-        }
-    }
-
-    /// Removes the waiters of the old process after it has exited; its flights settle as failed.
-    ///
-    /// Verdicts that were not sent are discarded.
-    fn drop_remote_waiters(&mut self, now: Time) {
-        let waiting: Vec<_> = self.remote_waiters.theirs.drain().map(|(ours, _)| ours).collect();
-        self.remote_waiters.ours.clear();
-        self.remote_waiters.verdicts.clear();
-        waiting.into_iter().for_each(|ticket| self.locker.leave(ticket, now));
-        self.locker.remote_lost(now);
-    }
 }
 
 impl Gate {
