@@ -23,7 +23,7 @@ use super::reload_gate::depends_on_wall;
 use super::store::suspend::SuspendDetector;
 use super::thread_signal::ThreadSignals;
 use super::{CachePadded, Gate, Settings, State};
-use crate::locker::{Limit, LimitId, Locker};
+use crate::locker::{Limit, LimitId, Locker, ReloadSummary};
 
 impl Gate {
     /// Creates a gate for these limits, restored from the state folder if there is one. Also returns the ids of the
@@ -44,11 +44,12 @@ impl Gate {
         let gate = Gate::empty(loaded.seed, clock);
         gate.timer.prepare().map_err(journal::Error::System)?;
         let locker = Locker::restore(loaded.snapshot, loaded.end, clock.wall(), clock.now());
-        let ids = gate.inherit(locker, limits, Duration::ZERO);
+        let reload = gate.inherit(locker, limits, Duration::ZERO);
         if let Some(journal) = journal {
+            journal.consider_limits(&reload);
             gate.attach_journal(&Arc::new(journal));
         }
-        Ok((gate, ids))
+        Ok((gate, reload.ids))
     }
 
     /// Marks the state folder as in use: from now on counts are written, and an end without [`Gate::stop`] is a crash.
@@ -90,19 +91,19 @@ impl Gate {
     }
 
     /// Puts a locker with the counts of another gate into the place of its own, with these limits. Call it before the
-    /// first ask. `under_way`: longest time from a request's permit to its settle. Returns the ids of the limits, in
-    /// their order.
+    /// first ask. `under_way`: longest time from a request's permit to its settle. Returns how the limits differ from
+    /// those of the locker.
     ///
     /// Steps, in one turn of the lock:
     ///
     /// 1. Replaces the limits of the locker by the configured ones; removed limits keep their ids.
     /// 2. Publishes the list of limits for readers without the lock.
     /// 3. Starts to follow the wall clock if a `calendar` limit is configured.
-    pub(super) fn inherit(&self, mut locker: Locker, limits: Vec<Limit>, under_way: Duration) -> Vec<LimitId> {
+    pub(super) fn inherit(&self, mut locker: Locker, limits: Vec<Limit>, under_way: Duration) -> ReloadSummary {
         let now = self.clock.now();
         let wall = self.clock.wall();
         self.step(now, |state| {
-            let ids = locker.reload(limits, under_way, now).ids;
+            let reload = locker.reload(limits, under_way, now);
             let follows_wall = locker.limits().iter().any(depends_on_wall);
             *self.limits.write().unwrap_or_else(PoisonError::into_inner) = locker.limits().into();
             self.follows_wall.store(follows_wall, Ordering::Relaxed);
@@ -110,7 +111,7 @@ impl Gate {
             if follows_wall {
                 state.begin_to_follow_wall(wall, now);
             }
-            ids
+            reload
         })
     }
 
@@ -148,11 +149,10 @@ impl Gate {
     /// Steps in a process that decides by itself:
     ///
     /// 1. Stops the store client, which leaves the group.
-    /// 2. Takes a snapshot and stops to grant, in one turn of the lock, so that no grant is missing
-    ///    in it.
+    /// 2. Stops to grant.
     /// 3. Closes the connection to the old process of an upgrade, which then refuses its waiters.
-    /// 4. Replaces the journal by the snapshot, marked as an orderly stop. A failure is logged: the
-    ///    next start treats this stop as a crash.
+    /// 4. Takes a snapshot, a slice at a time, and replaces the journal by it, marked as an orderly
+    ///    stop. A failure is logged: the next start treats this stop as a crash.
     pub fn stop(&self) {
         if self.is_handed_over() {
             if let Some(signal) = self.signals.new_process.get() {
@@ -164,18 +164,17 @@ impl Gate {
             store.stop();
         }
         let now = self.clock.now();
-        let snapshot = self.step(now, |state| {
+        self.step(now, |state| {
             // The snapshot must be complete: from now on nothing is granted, neither here nor to the old process.
             state.closing = Some(now);
             state.remote_waiters.is_stopped = true;
             state.locker.hold();
-            state.locker.snapshot(now)
         });
         if let Some(old_process) = self.old_process.get() {
             old_process.shutdown();
         }
         if let Some(journal) = self.journal.get() {
-            journal.stop(&snapshot);
+            journal.stop(self);
         }
     }
 

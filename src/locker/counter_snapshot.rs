@@ -19,7 +19,8 @@ use crate::time::Time;
 pub struct Snapshot {
     /// All limits, by `LimitId`.
     pub limits: Vec<LimitSnapshot>,
-    /// Records of all windows that are not blank.
+    /// Records of all windows that are not blank, and blank ones of the windows that have a record
+    /// in the journal, so that the process that goes on with its file removes these.
     pub windows: Vec<WindowRecord>,
     /// Recent readings of the wall clock.
     pub readings: Vec<WallReading>,
@@ -95,7 +96,7 @@ impl Snapshot {
             for index in table.of_limit(*id) {
                 let window = table.window_unnoted(index);
                 window.expire(rule, now);
-                if !window.is_blank(rule, now) {
+                if !window.is_blank(rule, now) || window.is_persisted() {
                     let mut late = late.remove(&index).unwrap_or_default();
                     late.sort_unstable();
                     let settling: u32 = late.iter().map(|(_, cost)| cost).sum();
@@ -104,6 +105,8 @@ impl Snapshot {
                 }
             }
         }
+        let dropped = table.dropped.iter().filter(|(limit, key)| table.find(*limit, *key).is_none());
+        windows.extend(dropped.map(|(limit, key)| WindowRecord::blank(*limit, *key)));
         Snapshot { limits: limits.snapshots(), windows, readings: wall.readings() }
     }
 }
@@ -116,6 +119,10 @@ impl Locker {
         let mut late: HashMap<u32, Vec<(Time, u32)>> = HashMap::new();
         for Reverse(later) in &self.late_settles {
             late.entry(later.window).or_default().push((later.at, later.cost));
+        }
+        if !self.is_persisting() {
+            // No journal has records of theirs: the next process need not know them either.
+            self.counters.table.dropped = Vec::new();
         }
         Snapshot::of(&self.counters.limits, &mut self.counters.table, late, &self.wall, now)
     }
@@ -195,6 +202,8 @@ impl Locker {
             }
         };
         if window.is_blank(rule, now) && record.late.is_empty() {
+            // The journal may hold its record, which a crash must not find once the key has a window again.
+            self.counters.table.dropped.push((record.limit, record.key));
             return;
         }
         rule.live += 1;

@@ -41,6 +41,11 @@ impl Locker {
         self.counters.write_queue.has_unwritten_windows()
     }
 
+    /// Number of dropped windows of which the journal may have a record to remove.
+    pub fn unwritten_drops(&self) -> usize {
+        self.counters.table.dropped.len()
+    }
+
     /// True if a call of `poll_records` may return a record.
     pub fn has_records(&self) -> bool {
         self.counters.write_queue.has_records(&self.counters.table)

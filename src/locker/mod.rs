@@ -41,6 +41,7 @@ mod review;
 mod settle;
 mod sharing;
 mod slab;
+mod snapshot_scan;
 mod stats;
 mod store_api;
 mod store_sync;
@@ -74,6 +75,7 @@ pub use self::sharing::{
     LEASE, MAX_HORIZON, SharedKind, SharingMode, SlotGrant, SlotRequest, SyncRequest, SyncTrigger, WindowParams,
     WindowReport,
 };
+pub use self::snapshot_scan::SnapshotScan;
 pub use self::stats::{LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
 pub use self::window_record::{LateSlots, WindowRecord};

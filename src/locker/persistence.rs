@@ -44,8 +44,11 @@ pub struct WriteToken {
 /// State of the disk when writing begins, and how slots are granted until the disk says all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum JournalStart {
-    /// Nothing that counts, and no slot is taken that is not written: for a start, before the first
-    /// request.
+    /// All windows: the journal writes a snapshot of them ([`Locker::begin_snapshot`]), before the
+    /// first request. As with [`JournalStart::Resume`], a slot of a window is written down before it
+    /// is granted; but nothing is left that had to be removed.
+    ///
+    /// [`Locker::begin_snapshot`]: super::Locker::begin_snapshot
     Fresh,
     /// Nothing that counts, and what is written is not believed before all of it is
     /// ([`Locker::is_catching_up`](super::Locker::is_catching_up)). Until a window's first page it
@@ -107,9 +110,9 @@ impl WriteQueue {
             rule.catches_up = rule.persisted && begin == JournalStart::CatchUp;
             match (rule.persisted, begin) {
                 (false, _) => {}
-                (true, JournalStart::Fresh | JournalStart::CatchUp) => self.scan.push_back(*id),
+                (true, JournalStart::CatchUp) => self.scan.push_back(*id),
                 // Waiters for what was asked to be written before ask again.
-                (true, JournalStart::Resume) => review.push(*id),
+                (true, JournalStart::Fresh | JournalStart::Resume) => review.push(*id),
             }
         }
         self.is_catching_up = begin == JournalStart::CatchUp && !self.scan.is_empty();

@@ -25,6 +25,14 @@ pub struct WindowRecord {
     pub paused: Time,
 }
 
+impl WindowRecord {
+    /// Record of a window that has counted nothing.
+    pub(super) fn blank(limit: LimitId, key: Key) -> WindowRecord {
+        let (log, late) = (Vec::new(), Vec::new());
+        WindowRecord { limit, key, log, late, open: 0, flying: 0, tat: Time::START, paused: Time::START }
+    }
+}
+
 /// Slots that settle by themselves, of a window that is copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LateSlots {

@@ -125,6 +125,12 @@ impl WindowTable {
         self.chunks.iter().map(|chunk| chunk.windows.len()).sum()
     }
 
+    /// Number of places up to the last one that was ever used; every index is below it.
+    pub(super) fn places(&self) -> usize {
+        let last = self.chunks.last().map_or(0, |chunk| chunk.windows.len());
+        self.chunks.len().saturating_sub(1) * self.chunk_size() + last
+    }
+
     /// Number of windows per chunk.
     fn chunk_size(&self) -> usize {
         1 << self.bits

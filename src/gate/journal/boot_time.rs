@@ -36,6 +36,11 @@ impl BootStamp {
         BootStamp { boot: boot_id(), since_boot, wall }
     }
 
+    /// True if this is a moment of the machine's present boot.
+    pub(super) fn is_of_this_boot(&self) -> bool {
+        !self.boot.is_empty() && self.boot == boot_id()
+    }
+
     /// Nanoseconds since the boot.
     pub(super) fn since_boot(&self) -> i128 {
         i128::from(self.since_boot)
@@ -101,7 +106,7 @@ impl TimeMapping {
     ///   days are possible.
     pub(super) fn since(then: &BootStamp, clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
-        let same_boot = !then.boot.is_empty() && then.boot == boot_id();
+        let same_boot = then.is_of_this_boot();
         // Present time since boot of the process that wrote, and the unknown part of it.
         let (now, off) = match wall.saturating_sub(then.wall) {
             _ if same_boot => (i128::from(since_boot), 0),
@@ -122,6 +127,12 @@ impl TimeMapping {
     pub(in crate::gate) fn read(self, least: i128, most: i128, until: Time) -> WallReading {
         let (least, most) = (least.saturating_add(self.offset), most.saturating_add(self.offset + self.off));
         WallReading { least, most, until }
+    }
+
+    /// Converts nanoseconds since the boot of the file to those of the present boot, which `here` is
+    /// the mapping of. Never earlier.
+    pub(super) fn rebased(self, at: i128, here: TimeMapping) -> i128 {
+        at - self.offset + here.offset
     }
 
     /// Converts gateway time to nanoseconds since the boot.

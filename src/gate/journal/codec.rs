@@ -18,8 +18,8 @@ use crate::time::Time;
 
 /// Version of the format; a file of a higher version is refused.
 ///
-/// Lower versions are still read, see `codec_v1`.
-pub(super) const DISK_VERSION: u32 = 2;
+/// Lower versions are still read: 1 by `codec_v1`, and 2, which has no base.
+pub(super) const DISK_VERSION: u32 = 3;
 
 /// Head record: everything but the windows.
 #[derive(Clone, Serialize, Deserialize, Debug)]

@@ -1,35 +1,38 @@
-//! Journal database: a head record and one record per window, in a redb file. Each batch is atomic.
+//! Journal database: a head record, the windows of one moment in packs, and a row for each window that
+//! was written since, in a redb file. Each batch is atomic.
 //!
-//! The file has two tables:
+//! The file has three tables:
 //!
 //! | table | key | value |
 //! |---|---|---|
 //! | `whole` | `form` | version of the format |
 //! | `whole` | `head` | seed, mark of an orderly stop, limits, readings of the wall clock |
 //! | `whole` | `written` | moment of the last write |
-//! | `pages` | limit name, key | one window |
+//! | `whole` | `base` | head of the base; absent without one |
+//! | `base` | limit name, number | pack of windows, see `window_pack` |
+//! | `pages` | limit name, key | row: one window; it covers the one in the base |
 //!
-//! Values are encoded with postcard. The names are part of the format: another name makes a file
-//! unreadable.
+//! Values are encoded with postcard, but for packs. The names are part of the format: another name
+//! makes a file unreadable. All times are nanoseconds since the boot of `written`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 
+use super::base::{self, Base};
 use super::boot_time::{BootStamp, TimeMapping};
 use super::codec::{DISK_VERSION, DiskWindow, JournalHead};
 use super::codec_v1::{HeadV1, WindowV1};
+use super::head_table::{META, encode};
 use super::{Error, damaged};
 use crate::gate::clock::Clock;
-use crate::locker::{Key, LimitId, Snapshot};
+use crate::locker::{Key, Limit, LimitId, Snapshot, WindowRecord};
 
-/// Table of the head records, by name.
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("whole");
 /// Key of the format's version, see [`DISK_VERSION`].
 const VERSION_KEY: &str = "form";
 /// Key of the [`JournalHead`].
@@ -71,6 +74,15 @@ pub(super) struct LoadedFile {
     /// All counts in the file.
     /// Times are converted to this process's clock.
     pub(super) snapshot: Snapshot,
+    /// Present if a process may go on with the file as it is.
+    pub(super) continuation: Option<Continuation>,
+}
+
+/// Conversion of a file for a process that goes on with it instead of writing all counts anew.
+#[derive(Clone, Copy)]
+pub(super) struct Continuation {
+    /// Mapping by which the file was read, if it was written in another boot of the machine.
+    pub(super) rebase: Option<TimeMapping>,
 }
 
 impl File {
@@ -114,9 +126,16 @@ impl File {
         }
     }
 
+    /// Opens a database on a simulated disk.
+    #[cfg(test)]
+    pub(super) fn on_disk(disk: impl redb::StorageBackend, path: &Path) -> File {
+        let database = Builder::new().set_cache_size(CACHE).create_with_backend(disk).unwrap();
+        File { database, path: path.to_owned() }
+    }
+
     /// Reads all counts; `None` if nothing was ever written.
     ///
-    /// Reads also version 1 of the format. A window of a limit that the head does not name is
+    /// Reads also earlier versions of the format. A window of a limit that the head does not name is
     /// skipped.
     ///
     /// # Errors
@@ -140,30 +159,74 @@ impl File {
         let written: BootStamp = self.part(&meta, WRITTEN)?;
         let mapping = TimeMapping::since(&written, clock);
         let limits: Vec<_> = head.limits.into_iter().map(|known| known.snapshot(mapping)).collect();
-        let mut ids = HashMap::new();
-        for (id, known) in (0..).map(LimitId).zip(&limits) {
-            ids.insert(known.limit.name.to_string(), id);
-        }
+        let ids: HashMap<_, _> = (0..).map(LimitId).zip(&limits).map(|(id, known)| (&*known.limit.name, id)).collect();
+        let mut windows = self.rows(&transaction, &ids, |window| {
+            let window = match version {
+                1 => postcard::from_bytes(window).map(|window: WindowV1| window.window(&written)),
+                _ => postcard::from_bytes(window),
+            };
+            window.map(|window| (window, mapping))
+        })?;
+        let is_resumable = version == DISK_VERSION && head.stopped && windows.is_empty();
+        // The store counts the windows of shared limits: those in the base are known after an orderly stop only.
+        let in_base = |id: &LimitId| head.stopped || !limits[id.0 as usize].limit.shared;
+        self.base(&transaction, mapping, |name| ids.get(name).copied().filter(in_base), &mut windows)?;
+        let readings =
+            head.readings.into_iter().map(|reading| reading.reading(mapping)).chain(written.reading(mapping)).collect();
+        let rebase = (!written.is_of_this_boot()).then_some(mapping);
+        Ok(Some(LoadedFile {
+            seed: head.seed,
+            stopped: head.stopped,
+            snapshot: Snapshot { limits, windows, readings },
+            continuation: is_resumable.then_some(Continuation { rebase }),
+        }))
+    }
+
+    /// Reads all rows. `ids`: limits by name; windows of others were left in the file by removed limits.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for what cannot be read or decoded.
+    fn rows(
+        &self,
+        transaction: &redb::ReadTransaction,
+        ids: &HashMap<&str, LimitId>,
+        decode: impl Fn(&[u8]) -> postcard::Result<(DiskWindow, TimeMapping)>,
+    ) -> Result<Vec<WindowRecord>, Error> {
+        let damage = |error: redb::Error| damaged(&self.path, &error.to_string());
         let mut windows = Vec::new();
         let table = transaction.open_table(WINDOWS).map_err(|error| damage(error.into()))?;
         for entry in table.range::<(&str, u128)>(..).map_err(|error| damage(error.into()))? {
             let (limit_and_key, window) = entry.map_err(|error| damage(error.into()))?;
             let (name, key) = limit_and_key.value();
-            let window = match version {
-                1 => postcard::from_bytes(window.value()).map(|window: WindowV1| window.window(&written)),
-                _ => postcard::from_bytes(window.value()),
-            };
-            let window: DiskWindow = window.map_err(|_| damaged(&self.path, "a window record cannot be decoded"))?;
-            // Windows of removed limits were left in the file.
+            let (window, mapping) =
+                decode(window.value()).map_err(|_| damaged(&self.path, "a window record cannot be decoded"))?;
             windows.extend(ids.get(name).map(|id| window.window(*id, Key(key), mapping)));
         }
-        let readings =
-            head.readings.into_iter().map(|reading| reading.reading(mapping)).chain(written.reading(mapping)).collect();
-        Ok(Some(LoadedFile {
-            seed: head.seed,
-            stopped: head.stopped,
-            snapshot: Snapshot { limits, windows, readings },
-        }))
+        Ok(windows)
+    }
+
+    /// Adds the windows of the base, if there is one, that no row of `windows` covers.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for what cannot be read or decoded.
+    fn base(
+        &self,
+        transaction: &redb::ReadTransaction,
+        mapping: TimeMapping,
+        limit: impl Fn(&str) -> Option<LimitId>,
+        windows: &mut Vec<WindowRecord>,
+    ) -> Result<(), Error> {
+        let read = || {
+            let Some(head) = base::head(&transaction.open_table(META)?)? else { return Ok(()) };
+            let covered: HashSet<_, BuildHasherDefault<WindowKeyHasher>> =
+                windows.iter().map(|window| (window.limit, window.key)).collect();
+            base::read(transaction, &head, mapping, limit, |window| {
+                if covered.is_empty() || !covered.contains(&(window.limit, window.key)) {
+                    windows.push(window);
+                }
+            })
+        };
+        read().map_err(|error: redb::Error| damaged(&self.path, &error.to_string()))
     }
 
     /// Decodes one head record.
@@ -189,20 +252,46 @@ impl File {
         if tables.count() == 0 { Ok(None) } else { Err(damaged(&self.path, "it is not a lockgate file")) }
     }
 
-    /// Writes one batch, and returns after it is on the disk.
+    /// Writes one batch, and returns what `write` does, after it is on the disk.
     ///
     /// Either all of the batch is in the file afterwards or nothing of it, also after a crash.
     ///
     /// # Errors
     /// Errors of `write`, of the system and of the database; the file has its earlier content then.
-    pub(super) fn write(
+    pub(super) fn write<R>(
         &self,
-        write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>,
-    ) -> Result<(), redb::Error> {
+        write: impl FnOnce(&mut Batch<'_>) -> Result<R, redb::Error>,
+    ) -> Result<R, redb::Error> {
         let transaction = self.database.begin_write()?;
-        write(&mut Batch { transaction: &transaction })?;
+        let written = write(&mut Batch { transaction: &transaction })?;
         transaction.commit()?;
-        Ok(())
+        Ok(written)
+    }
+}
+
+/// Hash of limit and key: the key is a hash already, made with a secret seed.
+#[derive(Default)]
+struct WindowKeyHasher(u64);
+
+impl Hasher for WindowKeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u32(&mut self, limit: u32) {
+        self.write_u64(u64::from(limit));
+    }
+
+    fn write_u64(&mut self, part: u64) {
+        self.0 = (self.0.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn write_u128(&mut self, key: u128) {
+        self.write_u64(key as u64);
     }
 }
 
@@ -231,21 +320,38 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Writes each window, or removes it if `None`.
+    /// Writes a row for each window, or removes all of it if `None`.
     ///
     /// Each item is the name of its limit, its key and its content.
     pub(super) fn windows<'p>(
         &mut self,
         windows: impl Iterator<Item = (&'p str, u128, Option<DiskWindow>)>,
     ) -> Result<(), redb::Error> {
+        let mut dropped = Vec::new();
         let mut table = self.transaction.open_table(WINDOWS)?;
         for (limit, key, window) in windows {
             match window {
                 Some(window) => drop(table.insert((limit, key), encode(&window)?.as_slice())?),
-                None => drop(table.remove((limit, key))?),
+                None => {
+                    table.remove((limit, key))?;
+                    dropped.push((limit, key));
+                }
             }
         }
-        Ok(())
+        if dropped.is_empty() { Ok(()) } else { base::remove_windows(self.transaction, &dropped) }
+    }
+
+    /// Writes all windows as the base. Rows stay.
+    ///
+    /// `limits`: all limits by their id.
+    pub(super) fn base(&mut self, base: &Base, limits: &[&Limit], mapping: TimeMapping) -> Result<(), redb::Error> {
+        base.write(self.transaction, |id| &*limits[id.0 as usize].name, mapping)
+    }
+
+    /// Moves the times of the base to the present boot of the machine; `since`: mapping by which they
+    /// were read.
+    pub(super) fn rebase(&mut self, since: TimeMapping, here: TimeMapping) -> Result<(), redb::Error> {
+        base::rebase(self.transaction, since, here)
     }
 
     /// Removes all windows.
@@ -253,14 +359,8 @@ impl Batch<'_> {
     /// Part of the batch: windows put after it are in the file.
     pub(super) fn clear(&mut self) -> Result<(), redb::Error> {
         self.transaction.delete_table(WINDOWS)?;
-        Ok(())
+        // An empty table, since a start reads it.
+        self.transaction.open_table(WINDOWS)?;
+        base::remove(self.transaction)
     }
-}
-
-/// Encodes a value with postcard.
-///
-/// # Errors
-/// An I/O error that wraps the one of postcard.
-fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>, redb::Error> {
-    postcard::to_stdvec(value).map_err(|error| redb::Error::Io(io::Error::other(error)))
 }

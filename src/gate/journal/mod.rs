@@ -12,16 +12,20 @@
 //!
 //! The journal never shares its folder: a lock admits one gateway at a time.
 
+mod base;
 pub(super) mod boot_time;
 pub(super) mod codec;
 mod codec_v1;
 mod database;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod head_table;
 mod records;
+mod start_stop;
 mod state_folder;
 #[cfg(test)]
 mod tests;
+mod window_pack;
 mod writer;
 
 use std::ffi::OsStr;
@@ -32,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-use self::database::File;
+use self::database::{Continuation, File};
 use self::state_folder::{COMPLETE_MARK, FILE, LOCK, StateFolder};
 use super::clock::Clock;
 use super::thread_signal::ThreadSignal;
@@ -221,6 +225,8 @@ pub(super) struct Journal {
     clock: Clock,
     /// Seed of the hash of keys and callers.
     seed: [u8; 16],
+    /// Present if the start may go on with the file as it is. Taken by the start.
+    continuation: Mutex<Option<Continuation>>,
     /// Wakes the writer thread. Also ends it.
     signal: Arc<ThreadSignal>,
 }
@@ -233,6 +239,8 @@ pub(super) struct Loaded {
     pub(super) end: Shutdown,
     /// Seed of the hash of keys and callers.
     pub(super) seed: [u8; 16],
+    /// Present if the start may go on with the file as it is.
+    continuation: Option<Continuation>,
 }
 
 impl Loaded {
@@ -244,7 +252,7 @@ impl Loaded {
         let mut seed = [0; 16];
         let random = SystemRandom::new().fill(&mut seed);
         random.map_err(|_| Error::System(io::Error::other("the system has no random numbers")))?;
-        Ok(Loaded { snapshot: Snapshot::default(), end: Shutdown::Orderly, seed })
+        Ok(Loaded { snapshot: Snapshot::default(), end: Shutdown::Orderly, seed, continuation: None })
     }
 }
 
@@ -275,7 +283,7 @@ impl Journal {
             None => Loaded::none()?,
             Some(found) => folder.loaded(found, after_crash),
         };
-        let (seed, signal) = (loaded.seed, Arc::default());
+        let (seed, continuation, signal) = (loaded.seed, Mutex::new(loaded.continuation), Arc::default());
         let journal = Journal {
             file: Mutex::new(Some(file)),
             disk_state: Mutex::new(DiskState::Degraded),
@@ -284,6 +292,7 @@ impl Journal {
             continues: false,
             clock,
             seed,
+            continuation,
             signal,
         };
         Ok((Some(journal), loaded))
@@ -306,7 +315,8 @@ impl Journal {
             None => StateFolder::lock(&settings.dir)?,
         };
         let (file, disk_state) = (Mutex::new(None), Mutex::new(DiskState::Degraded));
-        Ok(Journal { file, disk_state, folder, after_crash, continues, clock, seed, signal: Arc::default() })
+        let (continuation, signal) = (Mutex::default(), Arc::default());
+        Ok(Journal { file, disk_state, folder, after_crash, continues, clock, seed, continuation, signal })
     }
 
     /// Path of the folder, and a copy of its lock to pass to another process.

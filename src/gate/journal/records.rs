@@ -8,10 +8,16 @@
 //! 3. `records_written` passes the receipt to the locker, which may then grant the written slots.
 
 use crate::gate::Gate;
-use crate::locker::{JournalRecord, JournalStart, LimitSnapshot, Snapshot, WallReading, WriteToken};
+use crate::gate::limiter::Limiter;
+use crate::locker::{
+    JournalRecord, JournalStart, LimitSnapshot, Snapshot, SnapshotScan, WallReading, WindowRecord, WriteToken,
+};
 
 /// Most records fetched or reported in one call, which bounds the time that the gate is locked.
 pub(super) const MAX_SLICE: usize = 512;
+
+/// Places of the window table in one slice of a snapshot: some 300 µs of work.
+const MAX_SCAN: u32 = if cfg!(test) { 3 } else { 2048 };
 
 /// Receipt of written records, for the locker.
 #[derive(Default)]
@@ -115,11 +121,31 @@ impl Gate {
         (state.locker.crash_limit_snapshots(), state.locker.readings())
     }
 
-    /// Snapshot of all counts.
-    ///
-    /// Holds the lock for all windows. Used to undo a failed start.
-    pub(super) fn snapshot(&self) -> Snapshot {
+    /// Number of dropped windows that may have a record in the file.
+    pub(super) fn unwritten_drops(&self) -> usize {
+        match &self.lock().locker {
+            Limiter::Local(locker) => locker.unwritten_drops(),
+            Limiter::Forwarding(_) => 0,
+        }
+    }
+
+    /// Begins a snapshot of all counts: returns it without windows, which
+    /// [`Gate::snapshot_slice`] returns some at a time.
+    pub(super) fn begin_snapshot(&self) -> (Snapshot, SnapshotScan) {
         let now = self.clock.now();
-        self.step(now, |state| state.locker.snapshot(now))
+        self.step(now, |state| match &mut state.locker {
+            Limiter::Local(locker) => locker.begin_snapshot(now),
+            // Another process has the windows.
+            Limiter::Forwarding(_) => Default::default(),
+        })
+    }
+
+    /// Next windows of a snapshot; `None` at its end.
+    pub(super) fn snapshot_slice(&self, scan: &mut SnapshotScan) -> Option<Vec<WindowRecord>> {
+        let now = self.clock.now();
+        self.step(now, |state| match &mut state.locker {
+            Limiter::Local(locker) => locker.snapshot_slice(scan, MAX_SCAN, now),
+            Limiter::Forwarding(_) => None,
+        })
     }
 }

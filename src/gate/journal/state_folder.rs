@@ -117,7 +117,7 @@ impl StateFolder {
     /// | crash, folder incomplete | "remember" | all windows count as full |
     /// | crash | "forget" | none; the seed is kept |
     pub(super) fn loaded(&self, file: LoadedFile, after_crash: AfterCrash) -> Loaded {
-        let LoadedFile { seed, stopped, snapshot } = file;
+        let LoadedFile { seed, stopped, snapshot, continuation } = file;
         let end = match stopped {
             true => Shutdown::Orderly,
             false if self.is_complete() => Shutdown::Crash,
@@ -129,7 +129,7 @@ impl StateFolder {
                 tracing::warn!(
                     "the previous gateway did not shut down cleanly: its counts are forgotten, as after_crash says"
                 );
-                return Loaded { snapshot: Snapshot::default(), end: Shutdown::Orderly, seed };
+                return Loaded { snapshot: Snapshot::default(), end: Shutdown::Orderly, seed, continuation: None };
             }
             Shutdown::Crash => {
                 tracing::warn!(
@@ -140,7 +140,7 @@ impl StateFolder {
                 "the previous gateway could not write its counts and did not shut down cleanly: all windows count as full for their span"
             ),
         }
-        Loaded { snapshot, end, seed }
+        Loaded { snapshot, end, seed, continuation }
     }
 
     /// Renames an unusable file, so that it can be examined later.

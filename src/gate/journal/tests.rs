@@ -1,6 +1,8 @@
 //! State folder: ownership, restored counts, crashes and failing disks.
 
+mod chains;
 mod failing;
+mod power_loss;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -17,7 +17,7 @@ use super::records::WrittenRecords;
 use super::{AfterCrash, Coverage, DiskState, Error, Journal};
 use crate::gate::Gate;
 use crate::gate::thread_signal::{DeferredThread, ExitGuard};
-use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, Snapshot, WindowRecord};
+use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, WindowRecord};
 
 /// Number of slices of [`MAX_SLICE`](super::records::MAX_SLICE) windows in one transaction while
 /// all windows are written: fewer syncs, bounded memory.
@@ -28,27 +28,9 @@ const SLICES: usize = 8;
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Journal {
-    /// Writes all counts, and starts the writer thread.
-    ///
-    /// # Errors
-    /// If the file cannot be written, or the system provides no thread.
-    pub(in crate::gate) fn begin(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), Error> {
-        // Before the file is marked as in use.
-        let writer = self.writer(gate)?;
-        if let Err(error) = self.rewrite(gate) {
-            // The file may be marked as in use by now. Nothing was granted: restore what an orderly stop leaves.
-            if let Err(error) = self.write_stopped(&gate.snapshot()) {
-                tracing::debug!(%error, "cannot restore the mark of an orderly stop; the next start may treat this one as a crash");
-            }
-            return Err(Error::of_file(&self.folder.file(), error));
-        }
-        writer.start();
-        Ok(())
-    }
-
-    /// As [`Journal::begin`], after the old process of an upgrade has closed the file. There is no
-    /// way back: if the file cannot be written, see [`Journal::fail`]. After this returns, new
-    /// limits are written and slots may be granted.
+    /// Begins to write, and starts the writer thread, after the old process of an upgrade has closed
+    /// the file. There is no way back: if the file cannot be written, see [`Journal::fail`]. After
+    /// this returns, new limits are written and slots may be granted.
     pub(in crate::gate) fn continue_from(&self, gate: &Gate, writer: DeferredThread) {
         // Not before: after a failed upgrade the file must still name the old process.
         self.folder.name_holder();
@@ -124,17 +106,22 @@ impl Journal {
     /// As [`File::write`]; the records of the failed batch are not reported as written.
     fn write_all(&self, gate: &Gate) -> Result<(), redb::Error> {
         loop {
-            let (records, more) = self.take_batch(gate);
+            let (mut records, more) = self.take_batch(gate);
             if records.is_empty() && !more {
                 break;
             }
-            // A stop writes a full snapshot itself, and the new process of an upgrade what it needs.
-            if self.signal.is_stopping() {
-                return Ok(());
+            // A stop writes a full snapshot itself, and the new process of an upgrade what it needs; but no other process
+            // knows that these windows were dropped.
+            let is_stopping = self.signal.is_stopping();
+            if is_stopping {
+                records.retain(|record| matches!(record, JournalRecord::Dropped(..)));
             }
             if !records.is_empty() {
                 self.write(|batch| self.put(batch, gate, &records))?;
                 gate.records_written(&WrittenRecords::of(&records));
+            }
+            if is_stopping {
+                return Ok(());
             }
         }
         // If this thread took too long to stop, the folder may belong to another process already.
@@ -160,34 +147,6 @@ impl Journal {
             more = rest;
         }
         (records, more)
-    }
-
-    /// Replaces the whole file by the present counts, in one transaction.
-    ///
-    /// For a start, before the first request. The transaction holds all windows, in slices.
-    ///
-    /// # Errors
-    /// As [`File::write`], or an I/O error of the mark.
-    fn rewrite(&self, gate: &Gate) -> Result<(), redb::Error> {
-        gate.begin_persisting(JournalStart::Fresh);
-        let mut written = WrittenRecords::default();
-        self.write(|batch| {
-            batch.clear()?;
-            loop {
-                let (records, more) = gate.take_records();
-                self.put(batch, gate, &records)?;
-                written.extend(&records);
-                if !more {
-                    return Ok(());
-                }
-            }
-        })?;
-        self.mark_complete().map_err(redb::Error::Io)?;
-        self.set_disk_state(DiskState::Complete);
-        gate.records_written(&written);
-        // There may be more by now.
-        self.signal.notify();
-        Ok(())
     }
 
     /// Continues with a file that is complete: a window is written when it needs more slots.
@@ -226,48 +185,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Marks the file as complete, if it may be trusted after a crash.
-    fn mark_complete(&self) -> io::Result<()> {
-        // With after_crash = "forget" there must be no mark, not even an old one: the setting may be another at the
-        // next start.
-        match self.after_crash {
-            AfterCrash::Forget => self.folder.mark_incomplete(),
-            AfterCrash::Remember => self.folder.mark_complete(),
-        }
-    }
-
-    /// Writes the final snapshot at a shutdown.
-    ///
-    /// Blocks until the writer thread has ended and the snapshot is on the disk. Errors are logged.
-    pub(in crate::gate) fn stop(&self, snapshot: &Snapshot) {
-        self.signal.stop();
-        match self.reopen(Integrity::Checked).and_then(|()| self.write_stopped(snapshot)) {
-            Ok(()) => tracing::debug!(windows = snapshot.windows.len(), "counts written"),
-            Err(error) => {
-                tracing::error!(%error, "cannot write the counts: the next start treats this stop as a crash")
-            }
-        }
-    }
-
-    /// Replaces the whole file by a snapshot, marked as an orderly stop.
-    fn write_stopped(&self, snapshot: &Snapshot) -> Result<(), redb::Error> {
-        let mapping = TimeMapping::here(&self.clock);
-        let limits: Vec<&Limit> = snapshot.limits.iter().map(|known| &known.limit).collect();
-        let head = JournalHead {
-            seed: self.seed,
-            stopped: true,
-            limits: disk_limits(&snapshot.limits, mapping),
-            readings: snapshot.readings.iter().map(|reading| DiskReading::of(*reading, mapping)).collect(),
-        };
-        self.write(|batch| {
-            batch.clear()?;
-            batch.head(&head)?;
-            batch.windows(snapshot.windows.iter().map(|window| disk_window(window, &limits, mapping)))
-        })
-    }
-
     /// Writes these records into a batch.
-    fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[JournalRecord]) -> Result<(), redb::Error> {
+    pub(super) fn put(&self, batch: &mut Batch<'_>, gate: &Gate, records: &[JournalRecord]) -> Result<(), redb::Error> {
         let mapping = TimeMapping::here(&self.clock);
         if records.contains(&JournalRecord::Limits) {
             let (known, readings) = gate.limits_and_readings();
@@ -284,11 +203,14 @@ impl Journal {
         }))
     }
 
-    /// Writes one batch, with the time of writing.
+    /// Writes one batch, with the time of writing. Returns what `write` does.
     ///
     /// # Errors
     /// [`redb::Error::PreviousIo`] while the database is closed; else as [`File::write`].
-    fn write(&self, write: impl FnOnce(&mut Batch<'_>) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
+    pub(super) fn write<R>(
+        &self,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<R, redb::Error>,
+    ) -> Result<R, redb::Error> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &*file else { return Err(redb::Error::PreviousIo) };
         let now = BootStamp::now(&self.clock);
@@ -372,7 +294,7 @@ impl Journal {
     }
 
     /// Opens the file again: the database refuses writes after an error.
-    fn reopen(&self, integrity: Integrity) -> Result<(), redb::Error> {
+    pub(super) fn reopen(&self, integrity: Integrity) -> Result<(), redb::Error> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if file.is_none() {
             let opened = File::reopen(&self.folder.file(), integrity);
@@ -383,7 +305,7 @@ impl Journal {
 }
 
 /// Limits in the disk format, without forgotten ones: windows refer to their limit by its name.
-fn disk_limits(known: &[LimitSnapshot], mapping: TimeMapping) -> Vec<DiskLimitSnapshot> {
+pub(super) fn disk_limits(known: &[LimitSnapshot], mapping: TimeMapping) -> Vec<DiskLimitSnapshot> {
     let known = known.iter().filter(|known| !known.limit.is_forgotten());
     known.map(|known| DiskLimitSnapshot::of(known, mapping)).collect()
 }

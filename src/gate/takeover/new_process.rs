@@ -146,7 +146,7 @@ impl NewProcess {
         let Some((head, replica)) = copy else { return Err(protocol_error("there was no copy")) };
         // The limits alone, for whatever shows them; the windows follow with the last part.
         let locker = Locker::restore(head, Shutdown::HandOver, gate.clock.wall(), gate.clock.now());
-        let ids = gate.inherit(locker, limits.clone(), under_way);
+        let ids = gate.inherit(locker, limits.clone(), under_way).ids;
         self.copy = Some(Copied { replica, limits, under_way, ids: ids.clone() });
         Ok(ids)
     }
@@ -165,7 +165,7 @@ impl NewProcess {
         let locker = replica.finish(rest, gate.clock.wall(), gate.clock.now());
         let locker = locker.ok_or_else(|| protocol_error("its limits changed"))?;
         let before = locker.limits().to_vec();
-        if gate.inherit(locker, limits, under_way) != ids {
+        if gate.inherit(locker, limits, under_way).ids != ids {
             return Err(protocol_error("its limits changed"));
         }
         let old_limits = if gate.limits()[..] == before[..] { OldLimits::Same } else { OldLimits::Other };

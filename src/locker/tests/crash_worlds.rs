@@ -24,6 +24,13 @@ pub(super) struct SimDisk {
 }
 
 impl SimDisk {
+    /// Replaces everything by the windows of a snapshot.
+    pub(super) fn replace(&mut self, snapshot: &Snapshot) {
+        self.limits.clone_from(&snapshot.limits);
+        let key = |record: &WindowRecord| (record.limit.0, record.key.0);
+        self.records = snapshot.windows.iter().map(|record| (key(record), record.clone())).collect();
+    }
+
     pub(super) fn put(&mut self, record: &JournalRecord, locker: &Locker) {
         match record {
             JournalRecord::Limits => self.limits = locker.crash_limit_snapshots(),
@@ -70,12 +77,32 @@ impl LockerWorld {
         }
     }
 
+    /// Begins with a disk to which all windows are written at once.
     fn begin_persisting(&mut self) {
-        (self.disk.fails, self.disk.is_incomplete, self.disk.starts_over) = (false, false, true);
+        (self.disk.fails, self.disk.is_incomplete, self.disk.starts_over) = (false, false, false);
         self.locker.begin_persisting(JournalStart::Fresh, self.now);
         self.drain_verdicts();
+        let snapshot = self.snapshot_in_slices();
+        self.disk.replace(&snapshot);
         // The limits are written before the first grant.
         self.write_all();
+    }
+
+    /// Begins with the disk that an orderly stop has left, under the same limits.
+    fn continue_persisting(&mut self) {
+        self.locker.begin_persisting(JournalStart::Resume, self.now);
+        self.drain_verdicts();
+        self.write_all();
+    }
+
+    /// Snapshot as the journal takes it.
+    fn snapshot_in_slices(&mut self) -> Snapshot {
+        let (mut snapshot, mut scan) = self.locker.begin_snapshot(self.now);
+        let places = self.rng.range(1, 9) as u32;
+        while let Some(windows) = self.locker.snapshot_slice(&mut scan, places, self.now) {
+            snapshot.windows.extend(windows);
+        }
+        snapshot
     }
 
     /// Writes fail from here on. Either the disk can be marked incomplete, and the locker goes on
@@ -169,8 +196,10 @@ impl LockerWorld {
             }
             self.locker.give_back(sent.grant, self.now);
         }
-        let snapshot = self.locker.snapshot(self.now);
+        let snapshot = self.snapshot_in_slices();
         self.end_of_all_requests();
+        self.disk.batch.clear();
+        self.disk.replace(&snapshot);
         self.restart_from(snapshot, Shutdown::Orderly);
     }
 
@@ -201,10 +230,16 @@ impl LockerWorld {
         if is_over {
             self.check_only_unknown_counts(end);
         }
-        if self.rng.one_in(4) {
+        let changes = self.rng.one_in(4);
+        if changes {
             self.change_a_rule();
         }
-        self.begin_persisting();
+        // A disk that had failed holds what the stop has written.
+        (self.disk.fails, self.disk.is_incomplete, self.disk.starts_over) = (false, false, false);
+        match end == Shutdown::Orderly && !changes && !self.rng.one_in(4) {
+            true => self.continue_persisting(),
+            false => self.begin_persisting(),
+        }
     }
 
     /// Asserts that after a long time only the slots that the shutdown left unknown are counted.

@@ -61,6 +61,8 @@ pub(crate) struct Window {
     len: u8,
     /// True if `extra.paused` is set: a cheap check without the second allocation.
     is_paused: bool,
+    /// True if the journal holds a record of the window, which must go when the window is dropped.
+    is_persisted: bool,
     /// Settle time of the log's oldest entry; meaningless if the log is empty.
     oldest: Time,
     /// Waiters at this window; `None` if there are none.
@@ -108,17 +110,12 @@ impl Window {
             start: 0,
             len: 0,
             is_paused: false,
+            is_persisted: false,
             oldest: Time::START,
             queue: None,
             extra: None,
             ring: settle_log::LogRing::default(),
         }
-    }
-
-    /// True if the window has no allocation of its own.
-    #[cfg(test)]
-    pub(crate) fn is_bare(&self) -> bool {
-        self.queue.is_none() && self.extra.is_none()
     }
 
     /// A window loaded from disk. Slots that were open in `record` count as settled at `settled`;

@@ -11,8 +11,7 @@ use crate::time::Time;
 /// Write-ahead state of one window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Prewritten {
-    /// Term of the rule to which all fields but `persisted` belong. In any other term they are
-    /// void.
+    /// Term of the rule to which all fields belong. In any other term they are void.
     term: u32,
     /// Number of written slots not taken yet: these may be granted without another write.
     left: u32,
@@ -25,9 +24,6 @@ pub(super) struct Prewritten {
     covered: bool,
     /// True if the record being written is out of date already.
     outdated: bool,
-    /// True if the journal holds a record of the window, which must be removed when the window is
-    /// dropped.
-    persisted: bool,
 }
 
 impl Window {
@@ -108,8 +104,10 @@ impl Window {
         let unsettled = self.unsettled;
         let prewritten = self.prewritten_mut(rule);
         prewritten.in_write = rule.block.max(wanted).saturating_sub(prewritten.left);
-        (prewritten.requested, prewritten.persisted, prewritten.outdated) = (true, true, false);
-        unsettled.saturating_add(prewritten.left).saturating_add(prewritten.in_write)
+        (prewritten.requested, prewritten.outdated) = (true, false);
+        let open = unsettled.saturating_add(prewritten.left).saturating_add(prewritten.in_write);
+        self.set_persisted();
+        open
     }
 
     /// Ends the write that `begin_write` began. Returns true if the record is out of date by now
@@ -123,12 +121,12 @@ impl Window {
 
     /// True if the journal holds a record of this window.
     pub(crate) fn is_persisted(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.prewritten.persisted)
+        self.is_persisted
     }
 
-    /// Notes that the journal holds a record of this window.
+    /// Notes that the journal holds a record of this window, or is about to.
     pub(crate) fn set_persisted(&mut self) {
-        self.extra_mut().prewritten.persisted = true;
+        self.is_persisted = true;
     }
 
     /// True if a write is requested or under way.
@@ -147,7 +145,7 @@ impl Window {
     fn prewritten_mut(&mut self, rule: &WindowRule) -> &mut Prewritten {
         let prewritten = &mut self.extra_mut().prewritten;
         if prewritten.term != rule.term {
-            *prewritten = Prewritten { term: rule.term, persisted: prewritten.persisted, ..Prewritten::default() };
+            *prewritten = Prewritten { term: rule.term, ..Prewritten::default() };
         }
         prewritten
     }

@@ -10,6 +10,13 @@ use crate::locker::limit::{Kind, Unit};
 use crate::locker::tests::{WALL, limit, ms};
 use crate::locker::wall_clock::{WallClock, WallSample};
 
+impl Window {
+    /// True if the window has no allocation of its own.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.queue.is_none() && self.extra.is_none()
+    }
+}
+
 fn kinds() -> Vec<Kind> {
     let calendar = Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC };
     vec![Kind::Sliding, Kind::Fixed, calendar, Kind::Smooth { burst: 1 }, Kind::Smooth { burst: 4 }]
