@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::locker::{
     Ask, Event, Forwarder, Grant, GrantedSlots, JournalRecord, JournalStart, Key, Limit, LimitDetail, LimitId,
-    LimitSnapshot, LimitStats, Locker, ReloadSummary, SettlePoint, SharingMode, SlotGrant, Snapshot, Sorry, StatsScan,
+    LimitSnapshot, LimitStats, Locker, ReloadSummary, SettlePoint, SharingMode, SlotGrant, Sorry, StatsScan,
     SyncRequest, SyncTrigger, Ticket, Verdict, WallReading, WallSample, WriteToken,
 };
 use crate::time::Time;
@@ -255,13 +255,6 @@ impl Limiter {
 
 /// The journal.
 impl Limiter {
-    pub(super) fn snapshot(&mut self, now: Time) -> Snapshot {
-        match self {
-            Limiter::Local(locker) => locker.snapshot(now),
-            Limiter::Forwarding(forwarder) => forwarder.snapshot(now),
-        }
-    }
-
     pub(super) fn crash_limit_snapshots(&self) -> Vec<LimitSnapshot> {
         match self {
             Limiter::Local(locker) => locker.crash_limit_snapshots(),

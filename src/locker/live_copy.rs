@@ -26,6 +26,7 @@ const SLICE_ENTRIES: usize = 8192;
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct CopySlice {
     /// Records as of now. `open` includes the slots that settle by themselves, and `late` is empty.
+    /// Blank ones are of windows that have a record in the journal, which must be removed.
     pub windows: Vec<WindowRecord>,
     /// Windows that were copied before and of which nothing counts any more.
     pub dropped: Vec<(LimitId, Key)>,
@@ -40,6 +41,9 @@ pub struct CopyRest {
     pub slice: CopySlice,
     /// All slots that settle by themselves.
     pub late: Vec<LateSlots>,
+    /// Keys whose record in the journal is of a window that was dropped, and must be removed. One that
+    /// has a window again has counted no more in it than a key without a record may.
+    pub stale_records: Vec<(LimitId, Key)>,
 }
 
 /// Part of a slice that a window has become.
@@ -52,10 +56,10 @@ enum Added {
 }
 
 impl CopySlice {
-    /// Adds a window, unless nothing of it counts any more.
+    /// Adds a window, unless nothing of it counts any more and the journal has no record of it.
     fn add(&mut self, rule: &WindowRule, window: &mut Window, now: Time) -> Added {
         window.expire(rule, now);
-        if window.is_blank(rule, now) {
+        if window.is_blank(rule, now) && !window.is_persisted() {
             return Added::Blank;
         }
         let record = window.record(rule, window.unsettled, usize::MAX);
@@ -149,7 +153,9 @@ impl Locker {
             slice.dropped.extend(dropped);
         }
         self.end_copy();
-        Some(CopyRest { head: self.copy_head(), slice, late: self.late_slots() })
+        // Without a journal no record is there to remove.
+        let stale_records = if self.is_persisting() { self.counters.table.dropped.clone() } else { Vec::new() };
+        Some(CopyRest { head: self.copy_head(), slice, late: self.late_slots(), stale_records })
     }
 
     /// Ends the copy, if there is one.

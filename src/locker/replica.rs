@@ -43,7 +43,7 @@ impl Replica {
     /// Makes the locker that continues from here. `None` if the limits are not those of the
     /// beginning.
     pub fn finish(mut self, rest: CopyRest, wall: WallSample, now: Time) -> Option<Locker> {
-        let CopyRest { head, slice, late } = rest;
+        let CopyRest { head, slice, late, stale_records } = rest;
         let is_same = head.limits.iter().map(|known| &known.limit).eq(self.0.limits());
         if !is_same {
             return None;
@@ -64,6 +64,12 @@ impl Replica {
         locker.counters.limits.roll(&locker.wall, now);
         locker.next_roll = locker.counters.limits.next_roll();
         late.into_iter().for_each(|late| locker.settle_copied(late, now));
+        // A key that has a window again has a record that the other process has kept up to date, or one of these.
+        let table = &mut locker.counters.table;
+        let mut dropped = std::mem::take(&mut table.dropped);
+        dropped.retain(|(limit, key)| table.find(*limit, *key).is_none());
+        dropped.extend(stale_records);
+        table.dropped = dropped;
         locker.update_due();
         Some(locker)
     }
@@ -83,6 +89,8 @@ impl Locker {
             if let Some(index) = found {
                 self.counters.table.vacate(index, &mut self.counters.limits.rules);
             }
+            // The journal may hold its record, which a crash must not find once the key has a window again.
+            self.counters.table.dropped.push((limit, key));
             return;
         }
         window.set_persisted();

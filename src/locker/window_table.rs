@@ -275,7 +275,7 @@ impl WindowTable {
     }
 
     /// Drops a window, and its record in the journal.
-    fn remove(&mut self, index: u32, rules: &mut [WindowRule]) {
+    pub(super) fn remove(&mut self, index: u32, rules: &mut [WindowRule]) {
         let window = self.window(index);
         // Also if the limit is not persisted any more: the journal has a record from before.
         if window.is_persisted() {

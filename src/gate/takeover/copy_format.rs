@@ -38,7 +38,7 @@ pub(super) struct WireSlice {
     /// Present states.
     windows: Vec<WireRecord>,
     /// Limit and key of windows of which nothing counts any more.
-    dropped: Vec<(u32, [u8; 16])>,
+    dropped: Vec<WireKey>,
 }
 
 /// See [`CopyRest`]; and the waiters.
@@ -50,6 +50,8 @@ pub(super) struct WireRest {
     slice: WireSlice,
     /// Limit, key, settle time and number of slots that settle by themselves.
     late: Vec<(u32, [u8; 16], WireTime, u32)>,
+    /// Keys whose record in the journal must be removed.
+    stale_records: Vec<WireKey>,
     /// All waiters, as asks in the order of their arrival.
     waiters: Vec<WireEvent>,
 }
@@ -94,6 +96,19 @@ impl WireTime {
     }
 }
 
+/// Number of a limit, and a key in it.
+type WireKey = (u32, [u8; 16]);
+
+/// Converts to the wire format.
+fn wire_keys(keys: &[(LimitId, Key)]) -> Vec<WireKey> {
+    keys.iter().map(|(limit, key)| (limit.0, key.0.to_le_bytes())).collect()
+}
+
+/// Converts from the wire format.
+fn keys(keys: Vec<WireKey>) -> Vec<(LimitId, Key)> {
+    keys.into_iter().map(|(limit, key)| (LimitId(limit), Key(u128::from_le_bytes(key)))).collect()
+}
+
 impl WireHead {
     /// Converts to the wire format.
     pub(super) fn of(head: &Snapshot, mappings: TimeMappings) -> WireHead {
@@ -118,16 +133,15 @@ impl WireSlice {
     pub(super) fn of(slice: &CopySlice, mappings: TimeMappings) -> WireSlice {
         WireSlice {
             windows: slice.windows.iter().map(|record| WireRecord::of(record, mappings)).collect(),
-            dropped: slice.dropped.iter().map(|(limit, key)| (limit.0, key.0.to_le_bytes())).collect(),
+            dropped: wire_keys(&slice.dropped),
         }
     }
 
     /// Converts from the wire format.
     pub(super) fn slice(self, mappings: TimeMappings) -> CopySlice {
-        let key = |(limit, key)| (LimitId(limit), Key(u128::from_le_bytes(key)));
         CopySlice {
             windows: self.windows.into_iter().map(|record| record.record(mappings)).collect(),
-            dropped: self.dropped.into_iter().map(key).collect(),
+            dropped: keys(self.dropped),
         }
     }
 }
@@ -141,6 +155,7 @@ impl WireRest {
             head: WireHead::of(&rest.head, mappings),
             slice: WireSlice::of(&rest.slice, mappings),
             late: rest.late.iter().map(late).collect(),
+            stale_records: wire_keys(&rest.stale_records),
             waiters,
         }
     }
@@ -157,6 +172,7 @@ impl WireRest {
             head: self.head.head(mappings),
             slice: self.slice.slice(mappings),
             late: self.late.into_iter().map(late).collect(),
+            stale_records: keys(self.stale_records),
         };
         (rest, self.waiters)
     }

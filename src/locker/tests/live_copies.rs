@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::generators::{SeededRng, cases};
+use super::persisting::{long, write_all};
 use super::*;
 use crate::locker::window_table::WindowTable;
 
@@ -297,4 +298,32 @@ fn a_replica_of_other_limits_becomes_no_locker() {
     change(&mut locker, LimitId(0), limit(5, 1000, Kind::Sliding), ms(2));
     locker.begin_copy(ms(2));
     assert!(replica.finish(locker.finish_copy(ms(2)).unwrap(), WALL, ms(2)).is_none());
+}
+
+#[test]
+fn a_record_whose_key_has_another_window_is_removed_after_a_live_copy_and_that_of_the_window_is_not() {
+    let (mut locker, later) = (Locker::new(vec![long(30)]), ms(2_000));
+    locker.begin_persisting(JournalStart::Fresh, ms(0));
+    write_all(&mut locker, ms(0));
+    let use_up = |locker: &mut Locker, key, now| {
+        (0..6).for_each(|_| assert!(send(locker, &ask(&[claim(0, key, 1)], 1), now).is_ok()));
+        write_all(locker, now);
+    };
+    (0..3).for_each(|key| use_up(&mut locker, key, ms(0)));
+    let mut copied = Replica::begin(locker.begin_copy(later), WALL, later);
+    while locker.copy_left().is_none() {
+        copied.apply(locker.copy_slice(later).unwrap(), later);
+    }
+    // The first key is used again, and written; the second is dropped, and used again before its record is removed.
+    use_up(&mut locker, 0, later);
+    let second = locker.counters.table.find(LimitId(0), Key(1)).unwrap();
+    locker.counters.table.remove(second, &mut locker.counters.limits.rules);
+    assert!(send(&mut locker, &ask(&[claim(0, 1, 1)], 1), later).is_ok());
+    let mut next = copied.finish(locker.finish_copy(later).unwrap(), WALL, later).unwrap();
+    next.begin_persisting(JournalStart::Resume, later);
+    let mut removed: Vec<u128> = std::iter::from_fn(|| next.poll_record(later))
+        .filter_map(|record| if let JournalRecord::Dropped(_, key) = record { Some(key.0) } else { None })
+        .collect();
+    removed.sort_unstable();
+    assert_eq!(removed, [1, 2]);
 }
