@@ -10,6 +10,13 @@ mod scenarios_params;
 mod server;
 mod world;
 mod world_gateway;
+mod world_judge;
+mod world_link;
+mod world_mutants;
+mod world_store;
+mod world_story;
+
+use std::ops::Range;
 
 use redis::{Arg, Cmd};
 
@@ -56,5 +63,19 @@ impl Dice {
 
     fn one_in(&mut self, many: u64) -> bool {
         self.below(many) == 0
+    }
+}
+
+/// Seeds of a random test: those given, as many as `PROPTEST_CASES` says, or the one in
+/// `LOCKGATE_SEED`, by which a failure is repeated.
+fn seeds(usual: Range<u64>) -> Range<u64> {
+    let number = |name| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")))
+    };
+    match (number("LOCKGATE_SEED"), number("PROPTEST_CASES")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(cases)) => usual.start..usual.start + cases,
+        (None, None) => usual,
     }
 }

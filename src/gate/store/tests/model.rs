@@ -5,32 +5,44 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::model_params::{LimitParams, is_other};
 use super::model_window::{BLOCKED, OpenWindow, Period, Window, grant_slots};
+use super::world_mutants::WorldMutant;
+
+/// Version of the data format.
+pub(super) const VERSION: &str = "2";
+/// Time after which the script drops a session that is gone, in µs.
+const DAY: i64 = 86_400_000_000;
 
 /// A store in memory. Times are µs of its clock.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Model {
-    id: Option<String>,
-    epoch_start: i64,
-    last: i64,
+    pub(super) id: Option<String>,
+    /// Version of the data format, if it is not that of the script; and the one under the key of
+    /// version 1.
+    pub(super) other_version: Option<String>,
+    pub(super) first_version: Option<String>,
+    pub(super) epoch_start: i64,
+    pub(super) last: i64,
     /// Time until which each session counts as present.
-    present: BTreeMap<String, i64>,
-    named: BTreeMap<String, NamedGateway>,
-    windows: BTreeMap<String, Window>,
+    pub(super) present: BTreeMap<String, i64>,
+    pub(super) named: BTreeMap<String, NamedGateway>,
+    pub(super) windows: BTreeMap<String, Window>,
     /// By limit: time since which its `key` is in use, the session that first had it, and the
     /// `key`.
-    keyings: BTreeMap<String, (i64, String, String)>,
+    pub(super) keyings: BTreeMap<String, (i64, String, String)>,
+    /// Rule that is broken on purpose.
+    pub(super) mutant: Option<WorldMutant>,
 }
 
 /// A gateway that may use its fraction during an outage.
 #[derive(Clone, Copy, Debug)]
-struct NamedGateway {
+pub(super) struct NamedGateway {
     /// Time until which it counts as present; 0: it has signed off; 1: no call since its hello yet.
-    till: i64,
+    pub(super) till: i64,
     /// Time since which it is present without a gap.
-    since: i64,
+    pub(super) since: i64,
     /// Longest use of its fraction, and the number of fractions.
-    lasts: i64,
-    parts: i64,
+    pub(super) lasts: i64,
+    pub(super) parts: i64,
 }
 
 /// Arguments of a call that concern the calling gateway, and the time of the call.
@@ -42,6 +54,7 @@ pub(super) struct CallArgs {
     pub(super) horizon: i64,
     pub(super) horizon_most: i64,
     pub(super) lease: i64,
+    pub(super) presence: i64,
     pub(super) name: String,
     pub(super) gateways: i64,
     pub(super) share_for: i64,
@@ -65,6 +78,10 @@ impl Model {
         self.epoch_start
     }
 
+    pub(super) fn has(&self, mutant: WorldMutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
     /// Executes a call as EVALSHA does; returns the reply.
     pub(super) fn call(&mut self, keys: &[String], args: &[String]) -> Vec<i64> {
         let mut reader = ArgReader(args.iter());
@@ -75,31 +92,52 @@ impl Model {
         let horizon = reader.number();
         let (name, gateways, share_for) = (reader.text(), reader.number(), reader.number());
         let is_hello = command == "hello";
+        let is_other_version = self.id.is_some() && self.other_version.is_some()
+            || is_hello && self.first_version.as_ref().is_some_and(|version| version != VERSION);
+        if is_other_version && self.present.values().any(|till| *till >= clock) {
+            return vec![4];
+        }
         let epoch_start = match &self.id {
+            _ if is_other_version && !is_hello => return vec![1],
+            _ if is_other_version => Some(clock),
             None if !is_hello => return vec![1],
             None => Some(if trusts_empty { 0 } else { clock }),
+            Some(known) if *known != id && self.has(WorldMutant::IdentityIgnored) => None,
             Some(known) if *known != id && !is_hello => return vec![2],
             Some(known) if *known != id => Some(clock),
+            Some(_) if self.has(WorldMutant::DoubtIgnored) => None,
             Some(_) if suspect_epoch >= 0 && suspect_epoch == self.epoch_start => Some(clock),
             Some(_) => None,
         };
         if let Some(epoch_start) = epoch_start {
-            let windows = std::mem::take(&mut self.windows);
-            *self = Model { id: Some(id), epoch_start, last: clock, windows, ..Model::default() };
-            self.windows.clear();
-            if !is_hello {
-                return vec![1];
-            }
+            let first_version = Some(VERSION.to_owned());
+            let mutant = self.mutant;
+            *self = Model { id: Some(id), first_version, epoch_start, last: clock, mutant, ..Model::default() };
         }
         let now = clock.max(self.last);
         self.last = now;
+        if is_hello {
+            self.present.retain(|_, till| *till > now - DAY);
+        }
         let own = number_of(&session, &process);
         let has_another = self.present.iter().any(|(other, till)| *till >= now && number_of(other, &process) > own);
         if !is_hello && (has_another || self.present.get(&session).is_none_or(|till| *till < now)) {
             return vec![1];
         }
         let is_bye = command == "bye";
-        let args = CallArgs { now, process, session, is_bye, horizon, horizon_most, lease, name, gateways, share_for };
+        let args = CallArgs {
+            now,
+            process,
+            session,
+            is_bye,
+            horizon,
+            horizon_most,
+            lease,
+            presence,
+            name,
+            gateways,
+            share_for,
+        };
         if gateways > 0 && !self.note_name(&args, if is_bye { 0 } else { now + presence }, is_hello) {
             return vec![3];
         }
@@ -137,7 +175,10 @@ impl Model {
         let now = args.now;
         let is_unseen = |one: &&NamedGateway| match one.till {
             0 | 1 => false,
+            _ if self.has(WorldMutant::FractionsGivenAway) => false,
+            till if till < now && self.has(WorldMutant::FractionFreeAtItsEnd) => now < till + one.lasts,
             till if till < now => now < till + one.lasts + args.lease + span,
+            _ if self.has(WorldMutant::FractionFreeOnReturn) => false,
             _ => one.since > 0 && now < one.since + span,
         };
         let known: i64 = self.named.values().filter(is_unseen).map(|one| all / one.parts).sum();
@@ -146,7 +187,10 @@ impl Model {
         let longest = self.named.values().map(|one| one.lasts).max().unwrap_or(0).max(args.share_for);
         let spoken = self.named.values().filter(|one| one.till != 1).count() as i64;
         let unknown = (parts().max().unwrap_or(0) - spoken).max(0);
-        let young = self.epoch_start > 0 && now < self.epoch_start + longest + args.lease + span;
+        let young = !self.has(WorldMutant::UnknownFractionsGivenAway)
+            && !self.has(WorldMutant::FractionsGivenAway)
+            && self.epoch_start > 0
+            && now < self.epoch_start + longest + args.lease + span;
         known + if young { unknown * (all / parts().min().unwrap_or(1)) } else { 0 }
     }
 
@@ -192,21 +236,21 @@ impl Model {
         answer
     }
 
-    /// Time since which the limit's windows have the caller's `key`; `None` if a present gateway
-    /// has another one.
-    fn keyed_since(&mut self, limit: &str, keyed_by: &str, args: &CallArgs) -> Option<i64> {
+    /// Time since which the limit's windows have their `key`, and true if that is the caller's: it
+    /// is not while a present gateway has another one.
+    fn keyed_since(&mut self, limit: &str, keyed_by: &str, args: &CallArgs) -> (i64, bool) {
         let is_other = |session: &String| is_other(&self.present, args, session);
         let (since, whose) = match self.keyings.get(limit) {
             None => (0, None),
             Some((since, whose, known)) if known == keyed_by => (*since, Some(whose)),
             Some((_, whose, _)) if !is_other(whose) => (args.now, None),
-            Some(_) => return None,
+            Some((since, ..)) => return (*since, false),
         };
         // The caller takes over if the session that first had this `key` is gone.
         if !whose.is_some_and(is_other) {
             self.keyings.insert(limit.to_owned(), (since, args.session.clone(), keyed_by.to_owned()));
         }
-        Some(since)
+        (since, true)
     }
 
     fn open(&mut self, key: &str, args: &CallArgs, reader: &mut ArgReader<'_>) -> OpenWindow {
@@ -220,23 +264,37 @@ impl Model {
         let mut open = OpenWindow {
             key: key.to_owned(),
             window: before.unwrap_or_default(),
-            params: LimitParams { requests, span, in_flight, kind, interval, burst, linger, calendar },
+            params: LimitParams {
+                requests,
+                span,
+                in_flight,
+                kind,
+                interval,
+                burst,
+                linger,
+                calendar,
+                unreadable: None,
+            },
             quantum,
             bounds,
             horizon: 0,
             late: 0,
             unlogged: Vec::new(),
+            mutant: self.mutant,
             causes: BTreeSet::new(),
             room: 0,
             most_flying: 0,
         };
         let report = open.merge_params(&self.present, args);
         let (span, linger) = (open.params.span, open.params.linger);
-        let closed = args.horizon_most + args.lease + linger + span;
-        match self.keyed_since(&limit, &keyed_by, args) {
-            None => open.causes.extend([512, BLOCKED]),
-            Some(0) => {}
-            Some(since) => open.window.floor = open.window.floor.max(since + closed),
+        let floor_is_span = self.has(WorldMutant::FloorIsSpan);
+        let closed = if floor_is_span { span } else { args.horizon_most + args.lease + linger + span };
+        let (since, has_this_key) = self.keyed_since(&limit, &keyed_by, args);
+        if !has_this_key {
+            open.causes.extend([512, BLOCKED]);
+        }
+        if since > 0 {
+            open.window.floor = open.window.floor.max(since + closed);
         }
         if is_known && open.window.kind != open.params.kind {
             open.window.log.clear();
@@ -258,16 +316,21 @@ impl Model {
         let mut own = open.window.shares.get(&args.session).cloned().unwrap_or_default();
         let (held, flying) = (reader.number(), reader.number());
         if is_new {
-            (own.held, own.flying) = (held, flying);
+            own.held = if self.has(WorldMutant::NewSessionHoldsNothing) { 0 } else { held };
+            own.flying = if self.has(WorldMutant::NewSessionFliesNothing) { 0 } else { flying };
         }
         own.waiting = reader.number();
-        open.window.paused = open.window.paused.max(args.now + reader.number());
+        let pause = args.now + reader.number();
+        if !self.has(WorldMutant::PauseForgotten) {
+            open.window.paused = open.window.paused.max(pause);
+        }
         let (returned, landed) = (reader.number(), reader.number());
         if !is_new {
             (own.held, own.flying) = ((own.held - returned).max(0), (own.flying - landed).max(0));
         }
         for _ in 0..reader.number() {
             let (age, count) = (reader.number(), reader.number());
+            let age = if self.has(WorldMutant::SettlesEarly) { 2 * age } else { age };
             open.settle(args.now + 1 - age + open.late, count);
             if !is_new {
                 own.held = (own.held - count).max(0);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::model::{CallArgs, number_of};
 use super::model_window::{BLOCKED, GatewayShare, OpenWindow, Period};
+use super::world_mutants::WorldMutant;
 
 /// Parameters of a limit in a gateway's configuration; durations in µs.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -17,6 +18,8 @@ pub(super) struct LimitParams {
     pub(super) burst: i64,
     pub(super) linger: i64,
     pub(super) calendar: String,
+    /// Text of another version in which nothing can be read.
+    pub(super) unreadable: Option<String>,
 }
 
 /// Returns true for a present session of another process.
@@ -36,6 +39,10 @@ impl OpenWindow {
     pub(super) fn merge_params(&mut self, present: &BTreeMap<String, i64>, args: &CallArgs) -> LimitParams {
         let own = self.params.clone();
         for theirs in self.others(present, args) {
+            if theirs.unreadable.is_some() {
+                self.causes.extend([256, BLOCKED]);
+                continue;
+            }
             let params = &mut self.params;
             let mut causes = vec![
                 (theirs.requests != own.requests, 1),
@@ -86,7 +93,11 @@ impl OpenWindow {
                 (self.window.period, self.window.settled) = (one, 0);
             }
         } else if is_same {
-        } else if self.others(present, args).iter().any(|theirs| theirs.calendar == known.calendar) {
+        } else if self
+            .others(present, args)
+            .iter()
+            .any(|theirs| theirs.unreadable.is_none() && theirs.calendar == known.calendar)
+        {
             self.causes.extend([64, BLOCKED]);
         } else if let Some(one) = present_one {
             self.window.floor = self.window.floor.max(one.end);
@@ -109,7 +120,12 @@ impl OpenWindow {
         let mut dead: Vec<(i64, i64)> = Vec::new();
         for (session, share) in self.window.shares.iter_mut().filter(|(session, _)| is_dead(session)) {
             let GatewayShare { held, params, .. } = std::mem::take(share);
-            let linger = params.as_ref().map_or(0, |params| params.linger).max(self.params.linger);
+            let linger = match self.mutant {
+                Some(WorldMutant::DeadWithoutLinger) => 0,
+                Some(WorldMutant::DeadAtLastCall) => -args.presence,
+                Some(WorldMutant::DeadForgotten) => -self.window.span - args.presence,
+                Some(_) | None => params.as_ref().map_or(0, |params| params.linger).max(self.params.linger),
+            };
             let at = present.get(session).copied().unwrap_or(args.now - linger) + linger;
             if is_earlier(session) {
             } else if settles_late && args.now < at {

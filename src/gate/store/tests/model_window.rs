@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::CallArgs;
 use super::model_params::LimitParams;
+use super::world_mutants::WorldMutant;
 
 const UNCAPPED: i64 = 1_000_000_000_000;
 const RETRY: i64 = 20_000;
@@ -61,6 +62,8 @@ pub(super) struct OpenWindow {
     /// Settles that are not in the log yet: time and number.
     pub(super) unlogged: Vec<(i64, i64)>,
     pub(super) causes: BTreeSet<i64>,
+    /// Rule that is broken on purpose.
+    pub(super) mutant: Option<WorldMutant>,
     pub(super) room: i64,
     pub(super) most_flying: i64,
 }
@@ -90,7 +93,8 @@ impl OpenWindow {
             }
             kind => {
                 if kind == "smooth" {
-                    window.mark = window.mark.max(bound) + count * self.params.interval;
+                    let is_alone = self.mutant == Some(WorldMutant::SmoothMarkAlone);
+                    window.mark = if is_alone { bound } else { window.mark.max(bound) } + count * self.params.interval;
                 }
                 let bound = bound.div_euclid(self.quantum) * self.quantum
                     + if bound.rem_euclid(self.quantum) > 0 { self.quantum } else { 0 };
@@ -115,6 +119,7 @@ impl OpenWindow {
 
     pub(super) fn expire(&mut self, now: i64) {
         let window = &mut self.window;
+        let now = now + if self.mutant == Some(WorldMutant::ExpireEarly) { 1000 } else { 0 };
         match window.kind.as_str() {
             "fixed" if window.settled > 0 && window.began + window.span <= now => {
                 (window.settled, window.over) = (0, window.began + window.span);

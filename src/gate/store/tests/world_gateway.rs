@@ -1,100 +1,249 @@
-//! Simulated gateway: asks its locker, sends granted requests, and calls the store.
+//! Simulated gateway: asks its locker, sends granted requests, and keeps the store informed.
 
-use std::time::Duration;
+use std::collections::HashMap;
 
-use super::arguments;
-use super::world::{
-    CALL_TIMEOUT, CLAIMS, Call, END, FAULTS_END, HEARTBEAT, MAX_SETTLE_TIME, MEASURE_START, MS, Message, RETRY, World,
-};
-use crate::gate::store::fallback::fallback_mode;
-use crate::gate::store::script_call::{self, ClientId, Command};
-use crate::gate::store::{PRESENCE, WhenLost};
+use super::world::{ANSWERED, Load, MS, SECOND, World};
+use super::world_mutants::WorldMutant;
+use super::world_store::CallWords;
+use super::world_story::Trap;
+use crate::gate::store::clock_jump::Sample;
+use crate::gate::store::last_contact::LastContact;
+use crate::gate::store::script_call::Command;
 use crate::locker::{
-    Ask, AskKind, Caller, Claim, Grant, Key, LEASE, LimitId, SettlePoint, SharingMode, SyncRequest, SyncTrigger,
+    Ask, AskKind, Caller, Claim, Grant, Key, Limit, LimitId, Locker, SettlePoint, SlotGrant, SyncRequest, Ticket,
     Verdict,
 };
 use crate::time::Time;
 
+/// Time after which a refused request is asked for again.
+const ASK_AGAIN: u64 = 20 * MS;
+
+/// A simulated gateway. Times are nanoseconds of the simulation's clock.
+pub(super) struct WorldGateway {
+    pub(super) locker: Locker,
+    pub(super) limits: Vec<Limit>,
+    /// Nanoseconds by which its clock is ahead.
+    pub(super) ahead: u64,
+    pub(super) process: String,
+    pub(super) sessions: u64,
+    /// Number of the store to which it has connected.
+    pub(super) store: u64,
+    pub(super) is_connected: bool,
+    pub(super) call: Option<OpenCall>,
+    pub(super) calls: u64,
+    pub(super) heartbeat_due: u64,
+    pub(super) retry: u64,
+    pub(super) contact: LastContact,
+    pub(super) sample: Option<Sample>,
+    pub(super) epoch_start: i64,
+    pub(super) suspect_epoch: Option<i64>,
+    /// Last answered call, for a mutant.
+    pub(super) answered: Option<(SyncRequest, Vec<SlotGrant>, Time, Time)>,
+    /// End of its partition from the store.
+    pub(super) cut: u64,
+    /// True if another partition begins after its next hello.
+    pub(super) cut_again: bool,
+    /// End of the time in which its requests leave at the last moment.
+    pub(super) late_until: u64,
+    /// True while it stops: no new requests.
+    pub(super) is_stopping: bool,
+    /// Time of the next question to the locker.
+    pub(super) ask_at: u64,
+    /// Waiters, with their kind of request.
+    pub(super) waiting: HashMap<Ticket, usize>,
+    /// Granted requests with the times at which they were granted and are sent; sent requests with
+    /// the times of their answers.
+    pub(super) leaving: Vec<LeavingRequest>,
+    pub(super) answering: Vec<(u64, Grant)>,
+}
+
+/// A granted request.
+pub(super) struct LeavingRequest {
+    pub(super) granted: u64,
+    pub(super) at: u64,
+    pub(super) grant: Grant,
+}
+
+/// A call to the store without a reply yet.
+pub(super) struct OpenCall {
+    pub(super) number: u64,
+    pub(super) command: Command,
+    pub(super) sync: SyncRequest,
+    pub(super) began: Time,
+    pub(super) till: u64,
+}
+
+/// A message between a gateway and the store.
+pub(super) struct Message {
+    pub(super) at: u64,
+    pub(super) gateway: usize,
+    pub(super) process: String,
+    pub(super) number: u64,
+    /// A call, or a reply.
+    pub(super) content: Result<CallWords, Vec<i64>>,
+}
+
 impl World {
-    /// Lets a request arrive at a gateway, sometimes.
-    pub(super) fn arrive(&mut self, number: usize) {
-        let busy = if self.is_calm() { 4 } else { [3, 6, 20][number] };
-        if !self.dice.one_in(busy) {
+    pub(super) fn new_gateway(&mut self, number: usize) -> WorldGateway {
+        let ahead = self.dice.below(SECOND);
+        let limits = self.gateways.get(number).map_or_else(|| self.limits.clone(), |before| before.limits.clone());
+        let mut locker = Locker::new(limits.clone());
+        locker.close_sharing(Time::from_nanos(self.now + ahead));
+        WorldGateway {
+            locker,
+            limits,
+            ahead,
+            process: format!("p{number}x{}", self.dice.below(1 << 40)),
+            sessions: 0,
+            store: 0,
+            is_connected: false,
+            call: None,
+            calls: 0,
+            heartbeat_due: 0,
+            retry: self.now,
+            contact: LastContact::default(),
+            sample: None,
+            epoch_start: -1,
+            suspect_epoch: None,
+            answered: None,
+            cut: 0,
+            cut_again: false,
+            late_until: 0,
+            is_stopping: false,
+            ask_at: self.now,
+            waiting: HashMap::new(),
+            leaving: Vec::new(),
+            answering: Vec::new(),
+        }
+    }
+
+    /// The present time of a gateway's clock.
+    pub(super) fn time_of(&self, number: usize) -> Time {
+        Time::from_nanos(self.now + self.gateways[number].ahead)
+    }
+
+    /// Time of the gateway's next event.
+    pub(super) fn next_of_gateway(&self, number: usize) -> u64 {
+        let gateway = &self.gateways[number];
+        let own = |at: Time| (at.as_nanos()).saturating_sub(gateway.ahead);
+        let leaving = gateway.leaving.iter().map(|request| request.at).min();
+        let answering = gateway.answering.iter().map(|(at, _)| *at).min();
+        let locker = gateway.locker.poll_timeout().map(own);
+        let store = match &gateway.call {
+            Some(call) => call.till + 1,
+            None if !gateway.is_connected => gateway.retry,
+            None => gateway.heartbeat_due.min(gateway.locker.sync_due().map_or(u64::MAX, own)),
+        };
+        let asks = if self.settings.load == Load::Flood && !gateway.is_stopping { gateway.ask_at } else { u64::MAX };
+        leaving.into_iter().chain(answering).chain(locker).chain([store, asks]).min().unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn poll_gateway(&mut self, number: usize) {
+        let now = self.time_of(number);
+        self.gateways[number].locker.handle_timeout(now);
+        self.flood(number);
+        self.send(number);
+        self.poll_verdicts(number);
+        self.poll_store(number);
+        self.poll_verdicts(number);
+    }
+
+    /// Keeps more requests waiting than slots can open.
+    fn flood(&mut self, number: usize) {
+        let gateway = &mut self.gateways[number];
+        if self.settings.load != Load::Flood || gateway.is_stopping || gateway.ask_at > self.now {
             return;
         }
-        let is_calm = self.is_calm();
-        let claims: Vec<Claim> = CLAIMS[self.dice.below(if is_calm { 3 } else { 7 }) as usize]
-            .iter()
-            .map(|limit| Claim {
-                limit: LimitId(*limit),
-                key: Key::WHOLE,
-                cost: 1 + u32::from(!is_calm && *limit != 3 && self.dice.one_in(9)),
-            })
-            .collect();
-        let caller = Caller(self.dice.below(3));
-        let gateway = &mut self.gateways[number];
-        let now = Time::from_nanos(self.now + gateway.ahead);
-        let ask = Ask { claims: &claims, caller, urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
-        match gateway.locker.ask(&ask, now) {
-            Verdict::Go(grant) => self.on_grant(number, grant),
-            Verdict::Wait(ticket, _) => drop(gateway.waiting.insert(ticket, 0)),
-            Verdict::Sorry(_) => {}
-        }
-        self.poll(number);
-    }
-
-    pub(super) fn on_grant(&mut self, number: usize, grant: Grant) {
-        let delay = match self.dice.below(24) {
-            0..6 if self.is_severed(number) => self.time_until_fraction_is_given_away(number),
-            0 if !self.is_calm() => self.dice.below(400 * MS),
-            1 if !self.is_calm() && self.dice.one_in(4) => self.dice.below(1800 * MS),
-            _ => self.dice.below(300_000),
-        };
-        self.gateways[number].leaving.push((self.now + delay, grant));
-    }
-
-    /// Nanoseconds until the store may give the fraction of an unreachable gateway to others, and a
-    /// bit more; 0 if that is longer than a request may take to connect.
-    fn time_until_fraction_is_given_away(&mut self, number: usize) -> u64 {
-        let (gateway, bit) = (&self.gateways[number], self.dice.below(300 * MS));
-        let WhenLost::Share { share_for, .. } = (self.when_lost)(number) else { return 0 };
-        let given_away =
-            gateway.contact.last().map(|last| last + share_for + PRESENCE + LEASE + Duration::from_millis(60));
-        let now = Time::from_nanos(self.now + gateway.ahead);
-        let left = given_away.map_or(0, |at| u64::try_from(at.since(now).as_nanos()).unwrap()) + bit;
-        if left < 1800 * MS { left } else { 0 }
-    }
-
-    pub(super) fn poll(&mut self, number: usize) {
-        while let Some((ticket, verdict)) = self.gateways[number].locker.poll_verdict() {
-            self.gateways[number].waiting.remove(&ticket);
-            if let Verdict::Go(grant) = verdict {
-                self.on_grant(number, grant);
+        gateway.ask_at = u64::MAX;
+        for kind in 0..self.settings.claims.len() {
+            for _ in 0..16 {
+                if self.gateways[number].waiting.values().filter(|other| **other == kind).count() >= 7 {
+                    break;
+                }
+                self.ask(number, kind);
             }
         }
     }
 
-    /// Sends requests that are due, unless they are late, and settles answered ones.
-    pub(super) fn leave(&mut self, number: usize) {
-        let now = Time::from_nanos(self.now + self.gateways[number].ahead);
-        self.gateways[number].locker.handle_timeout(now);
-        for (at, mut grant) in std::mem::take(&mut self.gateways[number].leaving) {
+    /// Asks the locker for a request of a kind.
+    pub(super) fn ask(&mut self, number: usize, kind: usize) {
+        let is_calm = self.now > self.settings.times()[1];
+        let claims: Vec<Claim> = self.settings.claims[kind]
+            .iter()
+            .map(|limit| Claim {
+                limit: LimitId(*limit),
+                key: Key::WHOLE,
+                cost: 1 + u32::from(!is_calm && *limit != 3 && self.dice.one_in(12)),
+            })
+            .collect();
+        let caller = Caller(self.dice.below(3));
+        let now = self.time_of(number);
+        let ask = Ask { claims: &claims, caller, urgency: 3, max_wait: None, arrived: None, kind: AskKind::New };
+        match self.gateways[number].locker.ask(&ask, now) {
+            Verdict::Go(grant) => self.on_grant(number, grant),
+            Verdict::Wait(ticket, _) => drop(self.gateways[number].waiting.insert(ticket, kind)),
+            Verdict::Sorry(_) => {
+                let gateway = &mut self.gateways[number];
+                gateway.ask_at = gateway.ask_at.min(self.now + ASK_AGAIN);
+            }
+        }
+        self.poll_verdicts(number);
+    }
+
+    pub(super) fn poll_verdicts(&mut self, number: usize) {
+        while let Some((ticket, verdict)) = self.gateways[number].locker.poll_verdict() {
             let gateway = &mut self.gateways[number];
-            if at > self.now {
-                gateway.leaving.push((at, grant));
-            } else if now >= grant.until() || (self.now < MEASURE_START - 1000 * MS && self.dice.one_in(30)) {
-                gateway.locker.give_back(grant, now);
+            gateway.waiting.remove(&ticket);
+            if let Verdict::Go(grant) = verdict {
+                gateway.ask_at = gateway.ask_at.min(self.now + 1);
+                self.on_grant(number, grant);
             } else {
-                gateway.locker.settle(&mut grant, SettlePoint::Sent, now);
-                let answer = self.now + self.dice.below(25 * MS);
-                // An origin that counts answers sees the request at a time in between.
-                let seen = self.now + self.dice.below(answer - self.now + 1);
-                for slot in grant.limits() {
-                    let at = if slot.0 == 1 { seen } else { self.now };
-                    self.arrivals[slot.0 as usize].extend(vec![at; grant.cost_of(slot) as usize]);
-                }
-                self.flights.extend(grant.holds_flight().then_some((self.now, 1)));
-                self.gateways[number].answering.push((answer, grant));
+                gateway.ask_at = gateway.ask_at.min(self.now + ASK_AGAIN);
+            }
+        }
+    }
+
+    /// Draws the time at which a granted request leaves.
+    pub(super) fn on_grant(&mut self, number: usize, grant: Grant) {
+        let (gateway, dice) = (&self.gateways[number], &mut self.dice);
+        let until = grant.until().as_nanos().saturating_sub(gateway.ahead);
+        // A fraction may be used for longer than a request may take to connect.
+        let is_late = gateway.late_until > self.now && until < self.now + 1800 * MS;
+        let at = match dice.below(8) {
+            0..5 if is_late => until.saturating_sub(1 + dice.below(MS)),
+            // Later than it may: a request that has not left by then must be given back.
+            5 | 6 if is_late => until + dice.below(self.settings.span + SECOND),
+            0 if self.now < self.settings.times()[1] => self.now + dice.below(400 * MS),
+            _ => self.now + dice.below(300_000),
+        };
+        let request = LeavingRequest { granted: self.now, at: at.max(self.now), grant };
+        if self.mutant == Some(WorldMutant::SettlesAtThePermit) {
+            let now = self.time_of(number);
+            let LeavingRequest { granted, at, mut grant } = request;
+            self.gateways[number].locker.settle(&mut grant, SettlePoint::Sent, now);
+            self.gateways[number].leaving.push(LeavingRequest { granted, at, grant });
+        } else {
+            self.gateways[number].leaving.push(request);
+        }
+        self.spring(Trap::Swap, number);
+        self.spring(Trap::Reset, number);
+    }
+
+    /// Sends requests that are due, unless they are late, and settles answered ones.
+    fn send(&mut self, number: usize) {
+        let now = self.time_of(number);
+        let ignores_leases = self.mutant == Some(WorldMutant::NoLease);
+        let is_faulty = self.now < self.settings.times()[1];
+        let mut has_sent = false;
+        for mut request in std::mem::take(&mut self.gateways[number].leaving) {
+            if request.at > self.now {
+                self.gateways[number].leaving.push(request);
+            } else if !ignores_leases && now >= request.grant.until() || (is_faulty && self.dice.one_in(30)) {
+                self.gateways[number].locker.give_back(request.grant, now);
+            } else {
+                self.gateways[number].locker.settle(&mut request.grant, SettlePoint::Sent, now);
+                self.arrive(number, request);
+                has_sent = true;
             }
         }
         for (at, mut grant) in std::mem::take(&mut self.gateways[number].answering) {
@@ -102,139 +251,31 @@ impl World {
             if at > self.now {
                 gateway.answering.push((at, grant));
             } else {
-                self.flights.extend(grant.holds_flight().then_some((self.now, -1)));
                 gateway.locker.settle(&mut grant, SettlePoint::Answered, now);
                 gateway.locker.finish(grant, now);
             }
         }
-        self.poll(number);
-    }
-
-    /// Does the work of the store thread: calls, timeouts, reconnects and fallbacks.
-    pub(super) fn poll_store(&mut self, number: usize) {
-        let (now, real) = (Time::from_nanos(self.now + self.gateways[number].ahead), self.now);
-        let gateway = &mut self.gateways[number];
-        if gateway.call.as_ref().is_some_and(|call| call.till < real) {
-            self.on_session_lost(number);
-        } else if gateway.call.is_some() {
-        } else if !gateway.is_connected {
-            self.update_fallbacks(number, now);
-            if self.gateways[number].retry <= real && self.gateways[number].cut < real && self.stopped < real {
-                self.gateways[number].sessions += 1;
-                self.call(number, Command::Hello, SyncRequest::default());
-            }
-        } else {
-            let is_heartbeat = gateway.heartbeat_due <= real;
-            if is_heartbeat || gateway.locker.has_sync() {
-                gateway.heartbeat_due = if is_heartbeat { real + HEARTBEAT } else { gateway.heartbeat_due };
-                let sync =
-                    gateway.locker.take_sync(if is_heartbeat { SyncTrigger::Heartbeat } else { SyncTrigger::Due }, now);
-                self.call(number, Command::Sync, sync);
-            }
-        }
-        self.poll(number);
-    }
-
-    pub(super) fn update_fallbacks(&mut self, number: usize, now: Time) {
-        let when_lost = (self.when_lost)(number);
-        let gateway = &mut self.gateways[number];
-        for (index, limit) in self.limits.iter().enumerate() {
-            let last = gateway.contact.last();
-            let mode = fallback_mode(&when_lost, limit, last, Some(MAX_SETTLE_TIME), now);
-            if mode != SharingMode::Blocked || last.is_some() {
-                gateway.locker.set_sharing_mode(Some(LimitId(index as u32)), mode, now);
-            }
+        if has_sent {
+            self.spring(Trap::Kill, number);
         }
     }
 
-    pub(super) fn call(&mut self, number: usize, command: Command, sync: SyncRequest) {
-        let gateway = &mut self.gateways[number];
-        let began = Time::from_nanos(self.now + gateway.ahead);
-        let client_id = ClientId {
-            id: self.stores.to_string(),
-            process: gateway.process.clone(),
-            session: format!("{}.{}", gateway.process, gateway.sessions),
-            suspect_epoch: None,
-            trusts_empty: false,
-            shares: match (self.when_lost)(number) {
-                WhenLost::Share { gateways, name, share_for } => Some((name, gateways.get(), share_for)),
-                WhenLost::Refuse | WhenLost::Allow => None,
-            },
-            clock: Some(0),
-        };
-        let content = arguments("g", &client_id, command, &sync, began, &self.limits);
-        gateway.calls += 1;
-        let number_of_call = gateway.calls;
-        gateway.call = Some(Call { number: number_of_call, command, sync, began, till: self.now + CALL_TIMEOUT });
-        let process = gateway.process.clone();
-        let is_lost = gateway.cut > self.now || (self.now < FAULTS_END && self.dice.one_in(700));
-        if !is_lost {
-            let at = self.now + 1_000 + self.dice.below(200_000);
-            self.messages.push(Message { at, gateway: number, process, number: number_of_call, content: Ok(content) });
+    /// A sent request arrives at the origin at once, and is answered later.
+    fn arrive(&mut self, number: usize, request: LeavingRequest) {
+        let LeavingRequest { granted, grant, .. } = request;
+        // The last request of a gateway that is killed arrives as late as it may.
+        let is_last = grant.awaits_answer() && self.is_set(Trap::Kill, number);
+        let longest = if self.dice.one_in(8) { 1100 * MS } else { 25 * MS };
+        let answer = self.now + if is_last { 1100 * MS } else { self.dice.below(longest) };
+        // An origin that counts answers sees the request at a time in between.
+        let seen = answer - if is_last { 0 } else { self.dice.below(answer - self.now + 1) };
+        for limit in grant.limits() {
+            let at = if limit.0 as usize == ANSWERED { seen } else { self.now };
+            self.origin.arrive(limit.0 as usize, grant.cost_of(limit), granted, at);
         }
-    }
-
-    pub(super) fn deliver(&mut self) {
-        for mut message in std::mem::take(&mut self.messages) {
-            if message.at > self.now || (message.content.is_ok() && self.stopped > self.now) {
-                self.messages.push(message);
-                continue;
-            }
-            match message.content {
-                Ok((keys, mut args)) => {
-                    args[0] = (self.clock + self.now / 1000).to_string();
-                    message.content = Err(self.store.call(&keys, &args));
-                    message.at = self.now + 1_000 + self.dice.below(200_000);
-                    let is_lost = self.gateways[message.gateway].cut > self.now
-                        || (self.now < FAULTS_END && self.dice.one_in(700));
-                    if !is_lost {
-                        self.messages.push(message);
-                    }
-                }
-                Err(answer) => self.receive(message.gateway, &message.process, message.number, &answer),
-            }
+        if grant.holds_flight() {
+            self.origin.begin_flight(number, self.now, answer);
         }
-    }
-
-    pub(super) fn receive(&mut self, number: usize, process: &str, call: u64, answer: &[i64]) {
-        let gateway = &mut self.gateways[number];
-        let now = Time::from_nanos(self.now + gateway.ahead);
-        if gateway.process != process || gateway.call.as_ref().is_none_or(|known| known.number != call) {
-            return;
-        }
-        let Some(known) = gateway.call.take() else { return };
-        let value = redis::Value::Array(answer.iter().copied().map(redis::Value::Int).collect());
-        match script_call::read(&value, &known.sync) {
-            Ok(answer) => {
-                gateway.contact.answered(known.command, now);
-                if known.command == Command::Hello {
-                    gateway.is_connected = true;
-                    gateway.locker.open_sharing(now);
-                    if self.is_severed(number) {
-                        self.gateways[number].cut = END;
-                    }
-                } else {
-                    gateway.locker.sync_answered(&known.sync, &answer.grants, known.began, now, now);
-                }
-            }
-            Err(_) => {
-                gateway.call = Some(known);
-                self.on_session_lost(number);
-            }
-        }
-        self.poll(number);
-    }
-
-    pub(super) fn on_session_lost(&mut self, number: usize) {
-        let gateway = &mut self.gateways[number];
-        let now = Time::from_nanos(self.now + gateway.ahead);
-        if let Some(call) = gateway.call.take() {
-            gateway.locker.sync_lost(call.sync, now);
-        }
-        if gateway.is_connected {
-            gateway.is_connected = false;
-            gateway.locker.close_sharing(now);
-        }
-        gateway.retry = self.now + RETRY;
+        self.gateways[number].answering.push((answer, grant));
     }
 }
