@@ -1,192 +1,146 @@
-//! Differential test: random calls go to the script on a real server and to the model, which must reply the same.
+//! Differential test: the calls of a trace go to the script on a real server, which must reply as
+//! the model does and leave the same state.
 
-use std::time::Duration;
+use std::fmt::Write;
 
-use redis::{Connection, cmd};
+use redis::{Connection, Value, cmd, pipe};
 
-use super::model::Model;
+use super::call_trace::{TraceStep, call_trace};
+use super::model_state::{KeyContent, credit_field};
+use super::seeds;
 use super::server::Server;
-use super::{Dice, arguments};
-use crate::gate::store::script_call::{ClientId, Command};
 use crate::gate::store::store_conn::SCRIPT;
-use crate::locker::{
-    Counts, Key, Kind, Limit, LimitId, Priority, Rate, ShareBy, SharedKind, SlotRequest, SyncRequest, WhenFull,
-    WindowParams, WindowReport,
-};
-use crate::time::Time;
 
-/// The store's clock at the start of a schedule, in µs of Unix time: a day of 2026.
-const BEGIN: u64 = 1_795_000_000_000_000;
-const SECOND: u64 = 1_000_000;
+/// Reads the content of the keys, and the time for which each is kept, in ms.
+const READ_STATE: &str = "
+local state = {}
+for index, key in ipairs(KEYS) do
+  local content, kind = {}, redis.call('TYPE', key).ok
+  if kind == 'hash' then content = redis.call('HGETALL', key) end
+  if kind == 'zset' then content = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
+  if kind == 'list' then content = redis.call('LRANGE', key, 0, -1) end
+  state[index] = { redis.call('PTTL', key), kind, content }
+end
+return state";
 
-pub(super) fn limits() -> Vec<Limit> {
-    let limit = |name: &str| Limit {
-        name: name.into(),
-        keyed_by: "".into(),
-        rate: Some(Rate {
-            requests: 1,
-            per: Duration::from_secs(1),
-            guard: Duration::ZERO,
-            kind: Kind::Sliding,
-            counts: Counts::Sent,
-        }),
-        in_flight: None,
-        when_full: WhenFull::Wait,
-        max_wait: Duration::from_secs(1),
-        max_waiting: 1,
-        share_by: ShareBy::Nobody,
-        priority: Priority::WithinCaller,
-        max_keys: 1,
-        dry_run: false,
-        shared: true,
-    };
-    (0..4).map(|number| limit(&format!("limit {number}"))).collect()
+/// Time that a slow machine may take between a call and the look at its state, in ms. Keys are kept
+/// for a minute longer than they are needed.
+const LOOK_DELAY: i64 = 45_000;
+
+/// A script on a server, ready for traces.
+pub(super) struct TracedScript {
+    connection: Connection,
+    script: String,
+    reader: String,
 }
 
-/// Parameters of a window: mostly the limit's own kind, sometimes another one.
-fn params(dice: &mut Dice, limit: usize, clock: u64) -> WindowParams {
-    let bounds = {
-        let minute = i128::from(clock / 60 / SECOND * 60 * SECOND) * 1000;
-        // Sometimes the gateway's clock is off, or its periods begin at other times.
-        let minute = minute + dice.pick(5, &[0, 0, 0, 0, 1, -1, 2, -3]) * 60_000_000_000;
-        let shift = dice.pick(4, &[0, 0, 0, 30, -17]) * 1_000_000_000;
-        [minute + shift, minute + shift + 60_000_000_000, minute + shift + 120_000_000_000]
-    };
-    let kinds =
-        [SharedKind::Sliding, SharedKind::Smooth, SharedKind::Fixed, SharedKind::Calendar(bounds), SharedKind::Flights];
-    let kind = kinds[if dice.one_in(60) { dice.below(5) as usize } else { limit }];
-    let requests = dice.pick(2, &[3, 5, 40, 5000]);
-    let span = dice.pick(1, &[400_000_000, 20_000_000, 2_000_000_000]);
-    let zones = ["minute UTC", "minute Europe/Berlin"];
-    let is_calendar = matches!(kind, SharedKind::Calendar(_));
-    WindowParams {
-        kind,
-        calendar: is_calendar.then(|| dice.pick(1, &zones).into()),
-        requests: if kind == SharedKind::Flights { u32::MAX } else { requests },
-        span,
-        interval: span / u64::from(requests),
-        burst: 1 + dice.below(2) as u32,
-        in_flight: dice.one_in(3).then(|| 1 + dice.below(4) as u32),
-        linger: Duration::from_millis(if dice.one_in(4) { 1000 } else { 0 }),
-    }
+/// First difference between the script and the model: the step, and a description.
+#[derive(Debug)]
+pub(super) struct Divergence {
+    pub(super) step: usize,
+    pub(super) text: String,
 }
 
-fn report(dice: &mut Dice, limit: usize, began: Time, clock: u64) -> WindowReport {
-    let params = params(dice, limit, clock);
-    let mut settled: Vec<(Time, u32)> = Vec::new();
-    for _ in 0..dice.below(4) {
-        let age = Duration::from_micros(dice.below(30) * 10_000);
-        settled.push((began - age, 1 + dice.below(2) as u32));
+impl TracedScript {
+    pub(super) fn load(mut connection: Connection, script: &str) -> TracedScript {
+        let mut load = |text: &str| cmd("SCRIPT").arg("LOAD").arg(text).query(&mut connection).unwrap();
+        let (script, reader) = (load(script), load(READ_STATE));
+        TracedScript { connection, script, reader }
     }
-    settled.sort_unstable();
-    WindowReport {
-        window: 0,
-        generation: 0,
-        limit: LimitId(limit as u32),
-        key: Key(u128::from(dice.below(2))),
-        params,
-        is_new: dice.one_in(12),
-        held: dice.below(4) as u32,
-        flying: dice.below(3) as u32,
-        waiting: dice.below(12),
-        paused: if dice.one_in(30) { began + Duration::from_millis(dice.below(500)) } else { Time::START },
-        settled,
-        returned: if dice.one_in(5) { dice.below(3) as u32 } else { 0 },
-        landed: dice.below(2) as u32,
-    }
-}
 
-fn sync(dice: &mut Dice, began: Time, clock: u64) -> SyncRequest {
-    let horizon = Duration::from_millis(5 + dice.below(3) * 20);
-    let mut sync = SyncRequest { horizon, ..SyncRequest::default() };
-    for limit in 0..4 {
-        if dice.one_in(2) {
-            sync.windows.push(report(dice, limit, began, clock));
+    /// Makes the calls of a trace on an empty store.
+    pub(super) fn replay(&mut self, trace: &[TraceStep]) -> Result<(), Divergence> {
+        cmd("FLUSHDB").exec(&mut self.connection).unwrap();
+        for (number, step) in trace.iter().enumerate() {
+            if let Some(text) = self.difference(step) {
+                return Err(Divergence { step: number, text: format!("{text}\n{}", step.what) });
+            }
         }
+        Ok(())
     }
-    let count = sync.windows.len() as u64;
-    for _ in 0..if count > 0 { dice.below(3) } else { 0 } {
-        let mut request =
-            SlotRequest { group: None, requests: dice.below(8) as u32, prefetch: 0, windows: Default::default() };
-        let from = dice.below(count) as usize;
-        for place in from..if dice.one_in(3) { count as usize } else { from + 1 } {
-            let is_flights = sync.windows[place].params.kind == SharedKind::Flights;
-            request.windows.push((place, if is_flights { 0 } else { 1 + (dice.below(8) / 6) as u32 }));
-        }
-        if request.windows.len() == 1 && dice.one_in(3) {
-            request.prefetch = dice.below(30) as u32;
-        }
-        sync.slot_requests.push(request);
-    }
-    sync
-}
 
-fn call(connection: &mut Connection, sha: &str, keys: &[String], args: &[String]) -> Vec<i64> {
-    cmd("EVALSHA").arg(sha).arg(keys.len()).arg(keys).arg(args).query(connection).unwrap()
-}
-
-/// Runs one schedule of random calls by three gateways.
-fn run(connection: &mut Connection, sha: &str, seed: u64) {
-    let mut dice = Dice(seed);
-    let limits = limits();
-    let (mut model, mut clock) = (Model::default(), BEGIN + dice.below(60 * SECOND));
-    let group = format!("group-{seed}");
-    // Fallback settings of each gateway; mostly the same ones.
-    let settings = |dice: &mut Dice| {
-        let (parts, lasts) = (dice.pick(1, &[3, 2, 4]), dice.pick(1, &[2, 1, 5]));
-        (!seed.is_multiple_of(2) && !dice.one_in(8)).then_some((parts, Duration::from_secs(lasts)))
-    };
-    // The limits of each gateway, which may get another `key`.
-    let mut limits = [(); 3].map(|()| limits.clone());
-    let mut shares = [(); 3].map(|()| settings(&mut dice));
-    let mut store = 0;
-    let mut sessions = [0_u64; 3];
-    for step in 0..120 {
-        clock += dice.pick(3, &[1_000, 5_000, 20_000, 400_000, 3_000_000]) + dice.below(2);
-        if dice.one_in(40) {
-            clock -= dice.below(50_000);
+    fn difference(&mut self, step: &TraceStep) -> Option<String> {
+        for foreign in &step.foreign {
+            cmd(&foreign[0]).arg(&foreign[1..]).exec(&mut self.connection).unwrap();
         }
-        store += u64::from(dice.one_in(50));
-        let gateway = dice.below(3) as usize;
-        let command = match dice.below(30) {
-            0 | 1 => Command::Hello,
-            2 => Command::Bye,
-            _ if sessions[gateway] == 0 => Command::Hello,
-            _ => Command::Sync,
+        let mut both = pipe();
+        both.cmd("EVALSHA").arg(&self.script).arg(step.keys.len()).arg(&step.keys).arg(&step.args);
+        both.cmd("EVALSHA").arg(&self.reader).arg(step.keys.len()).arg(&step.keys);
+        let answers: Result<(Vec<i64>, Vec<KeptKey>), _> = both.query(&mut self.connection);
+        let (reply, state) = match answers {
+            Ok(answers) => answers,
+            Err(error) => return Some(format!("the script fails: {error}")),
         };
-        sessions[gateway] += u64::from(command == Command::Hello);
-        if command == Command::Hello && dice.one_in(8) {
-            shares[gateway] = settings(&mut dice);
+        if reply != step.reply {
+            return Some(format!("reply: {reply:?}, model: {:?}", step.reply));
         }
-        if dice.one_in(40) {
-            limits[gateway][dice.below(4) as usize].keyed_by =
-                ["", "host", "caller: other"][dice.below(3) as usize].into();
+        let born = state[0].2.chunks(2).find(|pair| text(&pair[0]) == "born").map(|pair| text(&pair[1]));
+        let content = state.iter().enumerate().map(|(place, kept)| canonical(place, kept));
+        let mut content: Vec<KeyContent> = content.collect();
+        for place in (4..content.len()).step_by(2) {
+            // The script drops the windows of an earlier epoch as it meets them.
+            if !born.as_ref().is_some_and(|born| content[place].contains(&format!("b={born}"))) {
+                content[place].clear();
+                content[place + 1].clear();
+            }
         }
-        let process = format!("process{gateway}");
-        let client_id = ClientId {
-            id: format!("store {store}"),
-            session: format!("{process}.{}", sessions[gateway]),
-            process,
-            suspect_epoch: dice.one_in(40).then_some(model.epoch_start()),
-            trusts_empty: seed.is_multiple_of(3),
-            shares: shares[gateway].map(|(parts, lasts)| (format!("gateway {gateway}"), parts, lasts)),
-            clock: Some(clock),
-        };
-        let began = Time::from_nanos(clock * 1000);
-        let sync = if command == Command::Hello { SyncRequest::default() } else { sync(&mut dice, began, clock) };
-        let (keys, args) = arguments(&group, &client_id, command, &sync, began, &limits[gateway]);
-        let expected = model.call(&keys, &args);
-        let answered = call(connection, sha, &keys, &args);
-        assert_eq!(answered, expected, "seed {seed}, step {step}: {command:?} {client_id:?} {sync:?}");
+        let mut text = String::new();
+        for ((key, found), expected) in step.keys.iter().zip(&content).zip(&step.content) {
+            if found != expected {
+                let only = |these: &KeyContent, others: &KeyContent| {
+                    these.iter().filter(|line| !others.contains(line)).cloned().collect::<Vec<_>>()
+                };
+                write!(text, "{key}: {:?}, model: {:?}; ", only(found, expected), only(expected, found)).unwrap();
+            }
+        }
+        for (number, needed) in step.needed_for.iter().enumerate().filter(|_| step.reply[0] == 0) {
+            for kept in &state[4 + 2 * number..6 + 2 * number] {
+                if kept.1 != "none" && kept.0 < needed / 1000 + 60_000 - LOOK_DELAY {
+                    write!(text, "window {number} is kept for {} ms, needed for {needed} µs; ", kept.0).unwrap();
+                }
+            }
+        }
+        (!text.is_empty()).then_some(text)
     }
+}
+
+/// A key as read: time for which it is kept, type, and content.
+type KeptKey = (i64, String, Vec<Value>);
+
+fn text(value: &Value) -> String {
+    redis::from_redis_value_ref(value).unwrap()
+}
+
+/// Content of a key in the form of the model.
+fn canonical(place: usize, (_, kind, content): &KeptKey) -> KeyContent {
+    let texts: Vec<String> = content.iter().map(text).collect();
+    if kind == "list" {
+        return texts;
+    }
+    let mut lines: KeyContent = Vec::new();
+    for pair in texts.chunks(2) {
+        let (field, value) = (&pair[0], &pair[1]);
+        match field.split_once(':') {
+            // The identity in the key of version 1 is that of the group.
+            _ if place == 3 && field == "id" => {}
+            Some(("d", session)) if place > 3 => {
+                let credit: f64 = value.parse().unwrap();
+                lines.extend((credit != 0.0).then(|| credit_field(session, credit)));
+            }
+            Some(_) | None => lines.push(format!("{field}={value}")),
+        }
+    }
+    lines.sort_unstable();
+    lines
 }
 
 #[test]
 fn the_script_does_what_the_model_does() {
     let server = Server::start();
-    let mut connection = server.connect();
-    let sha: String = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query(&mut connection).unwrap();
-    for seed in 0..150 {
-        run(&mut connection, &sha, seed);
+    let mut script = TracedScript::load(server.connect(), SCRIPT);
+    for seed in seeds(0..100) {
+        if let Err(Divergence { step, text }) = script.replay(&call_trace(seed)) {
+            panic!("seed {seed} (LOCKGATE_SEED={seed} runs it alone), step {step}: {text}");
+        }
     }
 }

@@ -1,13 +1,18 @@
 //! Tests of the store: the Lua script against a model of it, and simulated gateways with that model under faults.
 
+mod call_trace;
 mod differential;
 mod model;
 mod model_params;
+mod model_state;
 mod model_window;
 mod scenarios;
 mod scenarios_more;
 mod scenarios_params;
+mod script_mutant_list;
+mod script_mutants;
 mod server;
+mod trace_params;
 mod world;
 mod world_gateway;
 mod world_judge;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::{Connection, Value, cmd};
 
 use super::arguments;
-use super::differential::limits;
 use super::server::Server;
+use super::trace_params::trace_limits;
 use crate::gate::store::script_call::{self, ClientId, Command, ScriptReply};
 use crate::gate::store::store_conn::SCRIPT;
 use crate::gate::store::{Error, PRESENCE};
@@ -110,7 +110,7 @@ impl ScriptFixture {
             };
             sync.slot_requests.extend((sync_args.wanted > 0).then_some(request));
         }
-        let mut limits = limits();
+        let mut limits = trace_limits();
         limits[0].keyed_by = sync_args.map_or("", |sync_args| sync_args.keyed_by).into();
         let (keys, args) = arguments("g", &client_id, command, &sync, began, &limits);
         let reply: Value =
