@@ -99,8 +99,8 @@ pub(super) fn call_trace(seed: u64) -> Vec<TraceStep> {
         _ => Conduct::Honest,
     };
     let base = base_params(&mut dice, seed, conduct == Conduct::Busy);
-    // A calendar period ends soon.
-    let clock = BEGIN - dice.below(6 * SECOND);
+    // A calendar period ends soon; in half of the traces while all gateways are present.
+    let clock = BEGIN - if seed % 2 == 1 { SECOND - dice.below(SECOND / 2) } else { dice.below(6 * SECOND) };
     let model = Model::default();
     let mut writer =
         TraceWriter { seed, conduct, dice, model, clock, store: 0, gateways: Vec::new(), aimed: None, silent: 3 };
@@ -218,8 +218,8 @@ impl TraceWriter {
             // Very many slots open at once.
             self.clock += 2 * SECOND;
         }
-        if self.seed % 4 == 1 && self.clock < BEGIN && dice.one_in(20) {
-            self.clock = BEGIN + dice.below(2);
+        if self.seed % 2 == 1 && self.clock < BEGIN && dice.one_in(10) {
+            self.clock = BEGIN;
         }
         if dice.one_in(40) {
             self.clock -= dice.below(50_000);
@@ -304,6 +304,8 @@ impl TraceWriter {
             let count = if is_busy || dice.one_in(2) { left.min(1) } else { dice.below(u64::from(left) + 1) as u32 };
             if count > 0 {
                 let oldest = if is_wild { 290_000 } else { self.clock.saturating_sub(held.granted).min(300_000) };
+                // In a busy window some settles are reported after very many later ones.
+                let oldest = if is_busy && dice.one_in(4) { 1_000_000 } else { oldest };
                 let age = Duration::from_micros(dice.below(oldest / 10 + 1) * 10);
                 settled.push((began - age, count));
                 held.slots -= count.min(held.slots);

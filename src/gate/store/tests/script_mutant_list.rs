@@ -20,7 +20,7 @@ pub(super) const EQUIVALENTS: [ScriptMutant; 2] = [
 
 /// Changes of which each must be seen.
 #[rustfmt::skip]
-pub(super) const MUTANTS: [ScriptMutant; 113] = [
+pub(super) const MUTANTS: [ScriptMutant; 117] = [
     // Expiry.
     M("expire 1 ms early", 1, "if not oldest or oldest.at + window.span > now then", "if not oldest or oldest.at + window.span > now + 1000 then"),
     M("expire 1 us late", 1, "if not oldest or oldest.at + window.span > now then", "if not oldest or oldest.at + window.span >= now then"),
@@ -36,6 +36,7 @@ pub(super) const MUTANTS: [ScriptMutant; 113] = [
     M("late for all kinds", 1, "(window.kind == 'sliding' or window.kind == 'smooth') and window.late or 0", "window.late"),
     M("quantum down", 1, "math.ceil(bound / window.quantum)", "math.floor(bound / window.quantum)"),
     M("short tail", 1, "local TAIL = 128", "local TAIL = 16"),
+    M("no floor of the tail", 1, "local floor = #tail == TAIL and entry(tail[1]) or 0", "local floor = 0"),
     M("late reports go to the end", 1, "entry(last) >= fresh[1].at then tail", "false then tail"),
     M("merge into the one before", 1, "if before and before.at == at then", "if before then"),
     M("fresh unsorted", 1, "table.sort(fresh, function(one, other) return one.at < other.at end)", ""),
@@ -54,6 +55,8 @@ pub(super) const MUTANTS: [ScriptMutant; 113] = [
     M("calendar keeps its count", 1, "    window.settled = 0\n  elseif start == window.period", "  elseif start == window.period"),
     M("calendar period a microsecond late", 1, "if start >= window.till then", "if start > window.till then"),
     M("clock ahead by two periods", 1, "start - now > ends - start", "start - now > 2 * (ends - start)"),
+    M("far behind", 1, "while first < 3 and", "while first < 2 and"),
+    M("clock behind", 1, "while first < 3 and now >= bounds[first + 1]", "while first < 3 and now > bounds[first + 1]"),
     M("other calendars replace the present one", 1, "elseif window.calendars[window.counted_by] then", "elseif false then"),
     M("other calendars open at once", 1, "window.settled, window.floor = 0, math.max(window.floor, ends)", "window.settled = 0"),
     // Floor, epoch and identity.
@@ -145,5 +148,6 @@ pub(super) const MUTANTS: [ScriptMutant; 113] = [
     M("calendar windows are kept for a span", 1, "if window.kind == 'calendar' then keep = keep +", "if false then keep = keep +"),
     M("each request of a group opens as the first", 1, "taken + 1, part.cost", "1, part.cost"),
     M("waiting slots stay", 1, "window.waiting = math.max(0, window.waiting - slots)", "window.waiting = window.waiting"),
+    M("horizon of the last window", 1, "math.min(horizon, window.horizon), math.min(span, window.span)", "window.horizon, math.min(span, window.span)"),
     M("free soon without the horizon", 1, "nxt.at + window.span > now + window.horizon then return free", "nxt.at + window.span > now then return free"),
 ];
