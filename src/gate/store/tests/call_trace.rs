@@ -2,8 +2,8 @@
 //! gives. A trace depends on its seed alone, so one trace serves for any number of scripts.
 //!
 //! Half of all calls are made at or near an instant at which the model's state changes. In most
-//! traces the gateways settle and return only slots that they were granted, as real ones do, so that
-//! windows are full and each slot matters; in the others they report anything.
+//! traces the gateways settle and return only slots that they were granted, as real ones do, so
+//! that windows are full and each slot matters; in the others they report anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -146,7 +146,7 @@ impl TraceWriter {
             session: format!("{process}.{}", self.gateways[gateway].sessions - u64::from(is_delayed)),
             process,
             suspect_epoch,
-            trusts_empty: self.conduct == Conduct::Busy || self.seed / 2 % 2 == 0,
+            trusts_empty: self.conduct == Conduct::Busy || (self.seed / 2).is_multiple_of(2),
             shares: self.gateways[gateway].shares.map(|(parts, lasts)| (format!("gateway {gateway}"), parts, lasts)),
             clock: Some(self.clock),
         };

@@ -313,6 +313,13 @@ impl Model {
             open.find_period(&self.present, args, &report);
         }
         open.settle_dead(&self.present, args, is_new);
+        self.apply_report(&mut open, args, is_new, reader);
+        open.expire(args.now);
+        open
+    }
+
+    /// Applies the caller's report of a window. `is_new`: the report is complete.
+    fn apply_report(&self, open: &mut OpenWindow, args: &CallArgs, is_new: bool, reader: &mut ArgReader<'_>) {
         let mut own = open.window.shares.get(&args.session).cloned().unwrap_or_default();
         let (held, flying) = (reader.number(), reader.number());
         if is_new {
@@ -338,8 +345,6 @@ impl Model {
         }
         open.window.shares.insert(args.session.clone(), own);
         open.write_log();
-        open.expire(args.now);
-        open
     }
 }
 
