@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockgate::gate::clock::Clock;
 use lockgate::gate::journal::{AfterCrash, Settings as State};
@@ -51,9 +51,10 @@ fn measure<R>(name: &str, step: impl FnOnce() -> R) -> R {
         let used = clock_gettime(ClockId::ProcessCPUTime);
         used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
     };
-    let (began, before) = (Instant::now(), processor());
+    let clock = Clock::start();
+    let (began, before) = (clock.now(), processor());
     let result = step();
-    println!("{name:<28}{:>8.3} s{:>12.3} s", began.elapsed().as_secs_f64(), processor() - before);
+    println!("{name:<28}{:>8.3} s{:>12.3} s", clock.now().since(began).as_secs_f64(), processor() - before);
     result
 }
 
