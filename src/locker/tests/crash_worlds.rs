@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::generators::{WorldConfig, cases, rule};
-use super::locker_world::LockerWorld;
+use super::generators::{WorldConfig, cases};
+use super::locker_world::{LockerWorld, settle_item};
 use super::*;
 
 /// Simulated disk of the journal.
@@ -134,11 +134,25 @@ impl LockerWorld {
         self.drain_verdicts();
     }
 
-    /// Crashes while the disk fails, soon after the failure: earlier requests are written, later
-    /// ones are not.
+    /// Crashes while the disk fails or catches up, soon after the failure: earlier requests are
+    /// written, later ones are not.
     fn crash_unpersisted(&mut self) {
         self.write_all();
         self.lose_disk();
+        self.busy_steps();
+        if self.rng.one_in(3) {
+            // The disk is back, and what it lacks is being written.
+            self.disk_recovers();
+            for _ in 0..self.rng.range(1, 4) {
+                self.begin_writing(1);
+                self.commit();
+            }
+        }
+        self.crash();
+    }
+
+    /// Some steps within a short time.
+    fn busy_steps(&mut self) {
         for _ in 0..self.rng.range(1, 12) {
             let now = self.now + Duration::from_millis(self.rng.range(0, 20));
             self.now = now;
@@ -148,7 +162,6 @@ impl LockerWorld {
             self.drain_verdicts();
             self.check_invariants();
         }
-        self.crash();
     }
 
     /// The process crashes, and another one continues, at once or later.
@@ -207,7 +220,8 @@ impl LockerWorld {
     fn end_of_all_requests(&mut self) {
         self.waiting.clear();
         let limits = self.locker.limits().to_vec();
-        for item in self.sent.drain(..).flat_map(|sent| sent.items) {
+        let remote = std::mem::take(&mut self.remote);
+        for item in self.sent.drain(..).flat_map(|sent| sent.items).chain(remote) {
             let item = &mut self.oracle.items[item];
             item.flying = false;
             let linger = limits[item.limit as usize].linger();
@@ -225,14 +239,20 @@ impl LockerWorld {
         } else if self.rng.one_in(2) {
             self.now = self.now + Duration::from_millis(self.rng.range(0, 200));
         }
+        // Requests that ended with the process settled at its end, not later.
+        self.now = self.now + Duration::from_nanos(1);
         self.locker = Locker::restore(snapshot, end, WALL, self.now);
+        self.left = None;
         assert_eq!(self.locker.limits(), limits, "seed {}", self.seed);
+        self.oracle.history.restart(&limits, self.oracle.items.len(), self.now);
+        self.blur();
         if is_over {
             self.check_only_unknown_counts(end);
         }
         let changes = self.rng.one_in(4);
         if changes {
-            self.change_a_rule();
+            self.change();
+            self.drain_verdicts();
         }
         // A disk that had failed holds what the stop has written.
         (self.disk.fails, self.disk.is_incomplete, self.disk.starts_over) = (false, false, false);
@@ -258,19 +278,63 @@ impl LockerWorld {
         }
     }
 
-    fn change_a_rule(&mut self) {
-        let limit = LimitId(self.rng.range(0, self.locker.limits().len() as u64) as u32);
-        let mut new = rule(&mut self.rng, WorldConfig { changes: true, ..self.world_config });
-        new.in_flight = self.locker.limits()[limit.at()].in_flight;
-        change(&mut self.locker, limit, new, self.now);
-        self.rules_changed = true;
+    /// Another process takes over: the requests under way stay with this one, which tells the other
+    /// how they end.
+    fn be_taken_over(&mut self) {
+        self.commit();
+        self.waiting.clear();
+        let snapshot = self.locker.snapshot(self.now);
+        let is_incomplete = self.disk.is_incomplete || self.locker.has_unwritten_windows();
+        self.remote.extend(self.sent.drain(..).flat_map(|sent| sent.items));
+        self.locker = Locker::restore(snapshot, Shutdown::HandOver, WALL, self.now);
+        self.left = None;
+        if is_incomplete {
+            (self.disk.is_incomplete, self.disk.starts_over) = (true, true);
+            self.locker.begin_persisting(JournalStart::CatchUp, self.now);
+        } else {
+            self.locker.begin_persisting(JournalStart::Resume, self.now);
+        }
+        self.drain_verdicts();
+    }
+
+    /// A message of the process before this one, about one of its requests; at times it has died.
+    fn remote_step(&mut self) {
+        if self.remote.is_empty() {
+            return;
+        }
+        if self.rng.one_in(8) {
+            self.locker.remote_lost(self.now);
+            for item in std::mem::take(&mut self.remote) {
+                let item = &mut self.oracle.items[item];
+                item.flying = false;
+                settle_item(item, self.locker.limits(), SettlePoint::Failed, self.now);
+            }
+            return self.drain_verdicts();
+        }
+        let picked = self.rng.range(0, self.remote.len() as u64) as usize;
+        let index = self.remote.swap_remove(picked);
+        let item = &mut self.oracle.items[index];
+        let (limit, key, cost) = (LimitId(item.limit), Key(item.key), item.cost as u32);
+        if item.settled.is_none() && cost > 0 {
+            let returned = self.rng.one_in(3);
+            item.settled = Some(self.now);
+            let event = match returned {
+                true => Event::GiveBack { limit, key, cost },
+                false => Event::Settle { limit, key, cost, at: self.now },
+            };
+            item.cost = if returned { 0 } else { item.cost };
+            self.locker.handle_remote(&event, self.now);
+        }
+        if std::mem::take(&mut self.oracle.items[index].flying) {
+            self.locker.handle_remote(&Event::Land { limit, key }, self.now);
+        }
         self.drain_verdicts();
     }
 
     /// Runs the world with crashes; with `changes`, rules change too.
-    fn run_with_crashes(mut self, changes: bool) -> u64 {
-        // After a crash the locker counts more than the oracle, never less.
-        self.changed = true;
+    pub(super) fn run_with_crashes(mut self, changes: bool) -> u64 {
+        // A request with room may have to be written first.
+        self.waits_for_others = true;
         self.begin_persisting();
         for _ in 0..self.world_config.steps {
             let now = self.advance_time();
@@ -284,11 +348,14 @@ impl LockerWorld {
                 2..4 => self.commit(),
                 4 if self.rng.one_in(12) => self.crash(),
                 5 if self.rng.one_in(12) => self.stop(),
+                9 if !self.disk.fails && self.rng.one_in(12) => self.be_taken_over(),
+                9 | 10 if !self.remote.is_empty() => self.remote_step(),
                 6 if self.disk.fails && self.rng.one_in(4) => self.disk_recovers(),
                 6 if !self.disk.fails && self.rng.one_in(12) => self.disk_fails(),
                 7 if !self.disk.fails && self.rng.one_in(3) => self.crash_unpersisted(),
                 8 if changes && !self.disk.fails && self.rng.one_in(12) => {
-                    self.change_a_rule();
+                    self.change();
+                    self.drain_verdicts();
                     self.write_all();
                 }
                 _ => self.random_step(now),
@@ -296,33 +363,42 @@ impl LockerWorld {
             self.drain_verdicts();
             self.check_invariants();
         }
-        self.run_until_idle();
-        if !self.rules_changed {
-            self.assert_promise();
+        while !self.remote.is_empty() {
+            self.remote_step();
         }
+        self.run_until_idle();
+        self.assert_promise();
         self.granted
     }
 }
 
-const CONFIG: WorldConfig =
-    WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 600 };
+pub(super) const CRASHING: WorldConfig = WorldConfig {
+    limits: 2,
+    fixed: 1,
+    calendar: 1,
+    changes: false,
+    turns: true,
+    holds: false,
+    steps: 600,
+    ..WorldConfig::PLAIN
+};
 
 proptest! {
     #![proptest_config(cases())]
 
     #[test]
     fn a_locker_that_dies_at_any_moment_never_lets_more_go_than_it_may(seed: u64) {
-        LockerWorld::new(seed, CONFIG).run_with_crashes(false);
+        LockerWorld::new(seed, CRASHING).run_with_crashes(false);
     }
 
     #[test]
     fn a_locker_whose_rules_change_and_that_dies_at_any_moment_lets_no_more_go_than_the_last_rule_says(seed: u64) {
-        LockerWorld::new(seed, CONFIG).run_with_crashes(true);
+        LockerWorld::new(seed, CRASHING).run_with_crashes(true);
     }
 }
 
 #[test]
 fn lockers_that_die_let_many_go_between() {
-    let granted: u64 = (0..30).map(|seed| LockerWorld::new(seed, CONFIG).run_with_crashes(false)).sum();
+    let granted: u64 = (0..30).map(|seed| LockerWorld::new(seed, CRASHING).run_with_crashes(false)).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }

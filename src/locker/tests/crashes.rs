@@ -141,7 +141,7 @@ fn what_could_not_be_written_is_not_believed() {
 }
 
 #[test]
-fn what_is_idle_is_taken_out_of_what_is_written() {
+pub(super) fn what_is_idle_is_taken_out_of_what_is_written() {
     let (mut locker, mut disk) = recording(vec![long(30)]);
     assert_eq!(go(&mut locker, 7, ms(0)), 10);
     write(&mut locker, &mut disk, ms(0));
@@ -151,4 +151,28 @@ fn what_is_idle_is_taken_out_of_what_is_written() {
         write(&mut locker, &mut disk, ms(now));
     }
     assert_eq!((locker.live_keys(), disk.records.len()), (0, 0));
+}
+
+#[test]
+pub(super) fn a_long_log_is_written_in_few_entries_that_open_no_slot_early() {
+    let (mut locker, mut disk) = recording(vec![long(900)]);
+    for now in 0..300 {
+        assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(now)).is_ok());
+        write(&mut locker, &mut disk, ms(now));
+    }
+    locker.pause(LimitId(0), Key(0), ms(310), ms(300));
+    write(&mut locker, &mut disk, ms(300));
+    let record = &disk.records[&(0, 0)];
+    assert!(record.log.len() <= 129 && record.log.iter().map(|(_, count)| count).sum::<u32>() == 300);
+    let later = disk.records[&(0, 0)].clone();
+    let snapshot = Snapshot {
+        limits: disk.limits.clone(),
+        windows: vec![WindowRecord { open: 0, ..later }],
+        ..Snapshot::default()
+    };
+    let mut next = Locker::restore(snapshot, Shutdown::Orderly, WALL, ms(400));
+    for opened in 0..=300 {
+        let now = ms(999 + opened);
+        assert!(u64::from(next.usage(LimitId(0), Key(0), now).taken) >= 300 - opened, "at {now:?}");
+    }
 }

@@ -146,7 +146,7 @@ fn a_key_without_a_window_is_told_when_what_is_unknown_no_longer_counts() {
 }
 
 #[test]
-fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
+pub(super) fn a_pause_outlives_a_crash_where_a_window_is_written_down() {
     for is_being_written in [false, true] {
         let (mut locker, mut disk) = recording(vec![long(30)]);
         assert_eq!(go(&mut locker, 0, ms(0)), 10);
@@ -244,7 +244,7 @@ fn what_was_unknown_under_a_lower_limit_may_have_been_more() {
 }
 
 #[test]
-fn what_is_under_way_counts_from_its_answer_as_long_as_it_was_granted_so() {
+pub(super) fn what_is_under_way_counts_from_its_answer_as_long_as_it_was_granted_so() {
     let (mut locker, mut disk) = recording(vec![answered(long(30))]);
     let claims = [claim(0, 0, 1)];
     let Verdict::Go(_grant) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!("it is free") };
@@ -257,4 +257,16 @@ fn what_is_under_way_counts_from_its_answer_as_long_as_it_was_granted_so() {
         assert!(taken(&mut next, opens - 1) > 0, "{crash} ms");
         assert_eq!(taken(&mut next, opens), 0, "{crash} ms: by 600 ms all was answered");
     }
+}
+
+/// Its window ends before the answer can come that is still under way: all count in the next one.
+#[test]
+pub(super) fn a_fixed_window_that_ends_before_the_last_answer_is_not_forgotten() {
+    let mut locker = Locker::new(vec![answered(limit(2, 1000, Kind::Fixed))]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+    let Verdict::Go(_grant) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(0)) else { panic!("there is room") };
+    let mut next = Locker::restore(locker.snapshot(ms(500)), Shutdown::Orderly, WALL, ms(500));
+    assert_eq!(next.usage(LimitId(0), Key(0), ms(999)).taken, 2);
+    assert_eq!(next.usage(LimitId(0), Key(0), ms(2499)).taken, 2, "it may be answered at 1500 ms");
+    assert_eq!(next.usage(LimitId(0), Key(0), ms(2500)).taken, 0);
 }

@@ -46,8 +46,37 @@ pub(super) struct WorldConfig {
     pub(super) turns: bool,
     /// True if the locker is held at times.
     pub(super) holds: bool,
+    /// Odd sizes of limits, see [`Sizes`].
+    pub(super) sizes: Sizes,
     /// Number of random steps.
     pub(super) steps: u64,
+}
+
+/// Sizes of a world's limits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sizes {
+    /// A few slots, and room for every key.
+    Small,
+    /// At times so many slots that settle times are rounded; requests of high cost.
+    Large,
+    /// Fewer keys than are asked for, and at times a dry run.
+    FewKeys,
+    /// A third of N, as of a gateway that has lost its store.
+    Fraction,
+}
+
+impl WorldConfig {
+    /// A world of three limits of all kinds whose callers take turns.
+    pub(super) const PLAIN: WorldConfig = WorldConfig {
+        limits: 3,
+        fixed: 1,
+        calendar: 1,
+        changes: false,
+        turns: true,
+        holds: false,
+        sizes: Sizes::Small,
+        steps: 400,
+    };
 }
 
 /// A random rule.
@@ -83,6 +112,25 @@ pub(super) fn rule(rng: &mut SeededRng, world_config: WorldConfig) -> Limit {
         rule.share_by = ShareBy::Nobody;
     } else if rng.one_in(2) {
         rule.priority = if rng.one_in(2) { Priority::Strict } else { Priority::None };
+    }
+    match world_config.sizes {
+        Sizes::Small => {}
+        Sizes::Large => {
+            if let Some(rate) = &mut rule.rate {
+                rate.requests = rng.range(900, 4000) as u32;
+            }
+        }
+        Sizes::FewKeys => {
+            rule.dry_run = rng.one_in(3);
+            rule.max_keys = if rule.dry_run { 1000 } else { rng.range(1, 4) as usize };
+        }
+        Sizes::Fraction => {
+            rule.shared = true;
+            // A part of a spacing is no spacing of a part: it would have to be rounded otherwise.
+            if let Some(Rate { kind: kind @ Kind::Smooth { .. }, .. }) = &mut rule.rate {
+                *kind = Kind::Sliding;
+            }
+        }
     }
     rule.max_wait = Duration::from_millis(rng.range(0, 3000));
     rule.max_waiting = rng.range(1, 30) as usize;

@@ -18,10 +18,14 @@ mod order;
 mod overflows;
 mod persisting;
 mod priorities;
+mod random_worlds;
 mod reloads;
 mod retirement;
+mod rule_history;
 mod sharing;
 mod upgrades;
+mod waiting_properties;
+mod world_rules;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

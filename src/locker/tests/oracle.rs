@@ -1,6 +1,7 @@
 //! Naive oracle: a list of everything that was ever granted, and loops over it. It never drops an
 //! entry.
 
+use super::rule_history::{RuleHistory, interval};
 use super::*;
 
 /// Slots of one grant in one window.
@@ -21,6 +22,7 @@ pub(super) struct OracleItem {
 pub(super) struct Oracle {
     pub(super) items: Vec<OracleItem>,
     pub(super) pauses: Vec<(u32, u128, Time)>,
+    pub(super) history: RuleHistory,
 }
 
 impl Oracle {
@@ -62,12 +64,10 @@ impl Oracle {
         }
     }
 
+    /// Settle time and number of slots of each settled request, in order of time.
     fn settles(&self, limit: u32, key: u128, until: Time) -> Vec<(Time, u64)> {
-        let mut settles: Vec<_> = self.of(limit, key).filter_map(|item| Some((item.settled?, item.cost))).collect();
-        // Returned slots never settled.
-        settles.retain(|(at, cost)| *at <= until && *cost > 0);
-        settles.sort();
-        settles
+        let settles = self.settled_items(limit, key).into_iter();
+        settles.filter(|(_, at, _)| *at <= until).map(|(_, at, cost)| (at, cost)).collect()
     }
 
     fn unsettled(&self, limit: u32, key: u128, now: Time) -> u64 {
@@ -85,11 +85,12 @@ impl Oracle {
     }
 
     fn spaced(&self, rate: &Rate, burst: u32, limit: u32, key: u128, cost: u64, now: Time) -> bool {
-        let span = (rate.per + rate.guard).as_nanos();
-        let interval = span.div_ceil(u128::from(rate.requests));
+        let interval = interval(rate);
         let mut used_up = 0u128;
-        for (at, cost) in self.settles(limit, key, now) {
-            used_up = used_up.max(u128::from(at.as_nanos())) + u128::from(cost) * interval;
+        let since = self.history.smooth_since(limit);
+        let items = self.settled_items(limit, key).into_iter().filter(|(_, at, _)| (since..=now).contains(at));
+        for (_, at, cost) in items.filter(|(item, _, _)| *item >= self.history.first_after_restart) {
+            used_up = used_up.max(u128::from(at.as_nanos())) + u128::from(cost) * self.history.interval_at(limit, at);
         }
         let now_nanos = u128::from(now.as_nanos());
         let ahead = u128::from(self.unsettled(limit, key, now) + cost) * interval;
@@ -115,42 +116,29 @@ impl Oracle {
         windows
     }
 
-    /// Largest number of slots in one minute of an origin's clock that is off by `off` nanoseconds.
-    /// `place` picks the moment at which each was counted.
-    pub(super) fn most_in_a_minute(
+    /// Index, moment and cost of each item of a window, from the origin's side. `place` picks the
+    /// moment, between its bounds, at which each answered request was counted; the guarantee is that
+    /// no choice exceeds N.
+    pub(super) fn placed(
         &self,
         limit: u32,
         key: u128,
-        off: i128,
-        mut place: impl FnMut(Time, Time) -> Time,
-    ) -> u64 {
-        let mut minutes: std::collections::HashMap<i128, u64> = std::collections::HashMap::new();
-        for item in self.of(limit, key) {
-            let Some(settled) = item.settled else { continue };
-            let at = if item.answered { place(item.taken, settled) } else { settled };
-            *minutes.entry((i128::from(at.as_nanos()) + off).div_euclid(MINUTE)).or_default() += item.cost;
-        }
-        minutes.values().copied().max().unwrap_or(0)
+        place: &mut impl FnMut(Time, Time) -> Time,
+    ) -> Vec<(usize, Time, u64)> {
+        let items = self.items.iter().enumerate().filter(|(_, item)| item.limit == limit && item.key == key);
+        let placed = |(index, item): (usize, &OracleItem)| {
+            let settled = item.settled?;
+            Some((index, if item.answered { place(item.taken, settled) } else { settled }, item.cost))
+        };
+        items.filter_map(placed).collect()
     }
 
-    /// Largest number of slots in any span, from the origin's side. `place` picks the moment,
-    /// between its bounds, at which each request was counted; the guarantee is that no choice
-    /// exceeds N.
-    pub(super) fn most_in_any_span(
-        &self,
-        limit: u32,
-        key: u128,
-        span: Duration,
-        mut place: impl FnMut(Time, Time) -> Time,
-    ) -> u64 {
-        let mut counted: Vec<(Time, u64)> = Vec::new();
-        for item in self.of(limit, key) {
-            let Some(settled) = item.settled else { continue };
-            counted.push((if item.answered { place(item.taken, settled) } else { settled }, item.cost));
-        }
-        counted.sort();
-        let from = |at: Time| counted.iter().filter(move |(other, _)| *other >= at && *other < at + span);
-        counted.iter().map(|(at, _)| from(*at).map(|(_, cost)| cost).sum()).max().unwrap_or(0)
+    /// Index, settle time and cost of each item of a window, in order of time.
+    pub(super) fn settled_items(&self, limit: u32, key: u128) -> Vec<(usize, Time, u64)> {
+        let mut items = self.placed(limit, key, &mut |_, settled| settled);
+        items.retain(|(_, _, cost)| *cost > 0);
+        items.sort_by_key(|(index, at, _)| (*at, *index));
+        items
     }
 }
 

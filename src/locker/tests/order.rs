@@ -25,7 +25,7 @@ pub(super) fn wait(locker: &mut Locker, ask: &Ask<'_>, now: Time) -> Ticket {
 }
 
 #[test]
-fn two_backlogged_callers_never_differ_by_more_than_one_largest_cost() {
+pub(super) fn two_backlogged_callers_never_differ_by_more_than_one_largest_cost() {
     for seed in 0..200 {
         let mut rng = SeededRng::new(seed);
         let mut locker = Locker::new(vec![limit(5, 100, Kind::Sliding)]);

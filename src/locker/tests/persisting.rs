@@ -96,7 +96,7 @@ fn a_locker_that_is_given_away_before_all_is_written_never_says_that_all_is() {
 }
 
 #[test]
-fn a_page_that_was_named_before_an_end_is_of_no_account_afterwards() {
+pub(super) fn a_page_that_was_named_before_an_end_is_of_no_account_afterwards() {
     let mut locker = Locker::new(vec![long(30)]);
     locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));
@@ -143,7 +143,7 @@ fn where_all_is_written_already_each_window_is_written_when_more_of_it_is_wanted
 }
 
 #[test]
-fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its_windows_are_written() {
+pub(super) fn a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its_windows_are_written() {
     let shared = || Limit { shared: true, ..long(30) };
     let mut locker = Locker::new(vec![shared()]);
     locker.begin_persisting(JournalStart::Fresh, ms(0));

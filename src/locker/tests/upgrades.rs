@@ -20,16 +20,25 @@ struct OldProcess {
     sent_events: VecDeque<Event>,
     /// Tickets of the old process by the new process's tickets.
     remote_waiters: HashMap<Ticket, Ticket>,
-    number: u64,
+}
+
+/// Time that an event of the old process takes to the new one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EventDelay {
+    /// None: the new process counts exactly what the oracle does.
+    None,
+    /// Any: meanwhile it counts more.
+    Random,
 }
 
 struct Upgrade {
     world: LockerWorld,
     old: OldProcess,
+    delay: EventDelay,
 }
 
 impl LockerWorld {
-    fn hand_over(mut self) -> Upgrade {
+    fn hand_over(mut self, delay: EventDelay) -> Upgrade {
         let mut replica = Replica::begin(self.locker.begin_copy(self.now), WALL, self.now);
         for _ in 0..self.rng.range(0, 40) {
             let now = self.advance_time();
@@ -47,16 +56,15 @@ impl LockerWorld {
         assert!(!next.reload(limits, Duration::ZERO, self.now).is_change(), "seed {}", self.seed);
         next.hold();
         let forwarder = std::mem::replace(&mut self.locker, next).hand_over(self.now);
-        self.changed = true;
+        self.left = None;
         let old = OldProcess {
             forwarder,
             waiting: std::mem::take(&mut self.waiting),
             sent: std::mem::take(&mut self.sent),
             sent_events: waiters.into(),
             remote_waiters: HashMap::new(),
-            number: 1_000_000,
         };
-        let mut both = Upgrade { world: self, old };
+        let mut both = Upgrade { world: self, old, delay };
         while !both.old.sent_events.is_empty() {
             both.deliver();
         }
@@ -177,8 +185,8 @@ impl Upgrade {
                 let claims = self.world.claims();
                 let verdict = self.old.forwarder.ask(&ask(&claims, self.world.rng.range(0, 3)), now);
                 let Verdict::Wait(ticket, None) = verdict else { panic!("seed {}: {verdict:?}", self.world.seed) };
-                self.old.number += 1;
-                self.old.waiting.push(WorldWaiter { ticket, claims, number: self.old.number });
+                self.world.number += 1;
+                self.old.waiting.push(WorldWaiter { ticket, claims, number: self.world.number });
             }
         }
         self.drain_verdicts();
@@ -203,17 +211,44 @@ impl Upgrade {
                 0..3 => self.deliver(),
                 3..6 => self.old_process_step(),
                 _ => {
+                    self.name_waiters();
                     self.world.random_step_of(now, VerdictSource::Elsewhere);
                     self.drain_verdicts();
                 }
             }
+            self.check();
         }
         self.finish_all()
+    }
+
+    fn has_events(&self) -> bool {
+        self.old.forwarder.has_events() || !self.old.sent_events.is_empty()
+    }
+
+    /// Judges the new process: while events are under way it counts more than there is, and the same
+    /// otherwise.
+    fn check(&mut self) {
+        while self.delay == EventDelay::None && self.has_events() {
+            self.deliver();
+        }
+        self.world.has_events_under_way = self.has_events();
+        if self.has_events() {
+            self.world.blur();
+        }
+        self.name_waiters();
+        self.world.check_invariants();
+    }
+
+    /// Tells the world of the waiters of the old process.
+    fn name_waiters(&mut self) {
+        let waiting = self.old.waiting.iter().map(|waiting| (waiting.number, waiting.claims.clone()));
+        self.world.elsewhere = waiting.collect();
     }
 
     /// Ends everything that is left of the old process, and delivers all its events.
     fn finish_all(mut self) -> u64 {
         let (now, limits) = (self.world.now, self.world.locker.limits().to_vec());
+        self.world.elsewhere.clear();
         while let Some(waiting) = self.old.waiting.pop() {
             self.old.forwarder.leave(waiting.ticket);
         }
@@ -238,17 +273,27 @@ impl Upgrade {
     }
 }
 
-const CONFIG: WorldConfig =
-    WorldConfig { limits: 2, fixed: 1, calendar: 1, changes: false, turns: true, holds: false, steps: 300 };
+const CONFIG: WorldConfig = WorldConfig {
+    limits: 2,
+    fixed: 1,
+    calendar: 1,
+    changes: false,
+    turns: true,
+    holds: false,
+    steps: 300,
+    ..WorldConfig::PLAIN
+};
 
-fn handed_over(seed: u64) -> u64 {
-    let mut world = LockerWorld::new(seed, CONFIG);
+/// A world that another process takes over, with events that arrive at once or late.
+pub(super) fn handed_over(seed: u64) -> u64 {
+    let delay = if seed.is_multiple_of(2) { EventDelay::None } else { EventDelay::Random };
+    let mut world = LockerWorld::new(seed, WorldConfig { turns: seed % 4 < 2, ..CONFIG });
     for _ in 0..60 {
         let now = world.advance_time();
         world.random_step(now);
         world.drain_verdicts();
     }
-    world.hand_over().run()
+    world.hand_over(delay).run()
 }
 
 proptest! {
