@@ -18,7 +18,7 @@
 //! | 3 | [`proxy`] | carries one request, one response | TOML |
 //! | 2 | [`gate`], [`tls`], [`wire`], [`auth`] | async front end of the limiter · certificates and verification · HTTP/1 and HTTP/2 messages on a stream · passwords | limits (`tls`, `wire`, `auth`), HTTP (`gate`, `tls`) |
 //! | 1 | [`locker`], [`net`] | the limiter: a state machine without I/O · sockets, DNS, dialling | tokio, HTTP, clocks (`locker`); HTTP, limits (`net`) |
-//! | 0 | [`time`] | a point on the gateway's own time line | everything |
+//! | 0 | [`time`], `mutant` | a point on the gateway's own time line · faults that tests switch on | everything |
 //!
 //! # The path of a request
 //! `listener → workers → connection → exchange { admit → permit → attempt → response } → request
@@ -63,6 +63,10 @@
     rustdoc::private_intra_doc_links,
     reason = "this page is for those who read the code: cargo doc --document-private-items"
 )]
+
+// First, as its macro is used below.
+#[macro_use]
+mod mutant;
 
 // Modules that benches and `main` use are public; of the others the compiler sees what is dead.
 pub(crate) mod admin;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 mod circles;
 mod functions;
 mod layers;
+mod mutants;
 mod names;
 mod planted;
 mod prose;

@@ -106,6 +106,8 @@ impl DeferredThread {
     /// If the system provides no thread.
     pub(super) fn new(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<DeferredThread> {
         let (start, started) = mpsc::channel();
+        #[cfg(test)]
+        let work = crate::mutant::testing::carry(work);
         let work = move || {
             if started.recv().is_ok() {
                 work();

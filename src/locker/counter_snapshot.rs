@@ -156,7 +156,7 @@ impl Locker {
         let rule = &mut self.counters.limits.rules[id.at()];
         rule.since = since;
         rule.lingers = lingers;
-        let settled = rule.settled_at_end(now);
+        let settled = mutant!(rule.settled_at_end(now), "a crash ends answers on their way", now);
         // The requests of a process end with it, unless it hands over.
         let latest = if shutdown == Shutdown::HandOver { Time::NEVER } else { settled };
         let restored = |unknown: Vec<(Time, u32)>| {
@@ -164,11 +164,12 @@ impl Locker {
         };
         (rule.unknown, rule.suspended) = (restored(unknown), restored(suspended));
         rule.forget_unknown(now);
-        let lost = match shutdown {
+        let lost = match mutant!(shutdown, "unknown slots are not counted after a crash", Shutdown::Orderly) {
             Shutdown::HandOver | Shutdown::Orderly => None,
             // The journal knows all of a long window, except the allowance that every new key starts with.
             Shutdown::Crash if rule.is_long() && is_written_here => {
-                Some(UnknownSlots { at: settled, slots: rule.block })
+                let block = mutant!(rule.block, "the prewritten block is not counted after a crash", 0);
+                Some(UnknownSlots { at: settled, slots: block })
             }
             Shutdown::Crash | Shutdown::NotPersisted => Some(UnknownSlots::all(settled)),
         };
@@ -211,6 +212,7 @@ impl Locker {
         self.counters.table.window_mut(index).set_persisted();
         for (at, cost) in record.late {
             let at = at.max(now);
+            mutant!("failed attempts are forgotten at a restart", continue);
             let window = self.counters.table.window_mut(index);
             window.unsettled += cost;
             let generation = window.generation;

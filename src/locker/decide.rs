@@ -67,7 +67,7 @@ impl Counters {
             } else {
                 let fresh = |check: &ClaimCheck| check.limit == claim.limit && check.window.is_none();
                 let keys = rule.live + checks.iter().filter(|check| fresh(check)).count();
-                if keys < rule.max_keys {
+                if keys < mutant!(rule.max_keys, "one key too many", rule.max_keys + 1) {
                     let window = Window::new(claim.limit, claim.key, rule, now);
                     check.room = window.fits(rule, claim.cost, now);
                     check.awaits_io = !check.room && window.awaits_io(rule, claim.cost, now);
@@ -75,7 +75,7 @@ impl Counters {
                     return Err(sorry(RefusalReason::TooManyKeys, Duration::from_nanos(rule.span.max(1_000_000))));
                 }
             }
-            if !rule.dry_run {
+            if !mutant!(rule.dry_run, "a dry run holds requests back", false) {
                 if rule.slots(claim.cost) > rule.requests {
                     let reason = if rule.is_fraction { RefusalReason::StoreLost } else { RefusalReason::CostTooHigh };
                     return Err(sorry(reason, Duration::from_millis(1)));
@@ -129,7 +129,10 @@ impl Counters {
             limit: claim.limit,
             cost,
             answered: rule.answered,
-            settled: cost == 0,
+            settled: mutant!(cost == 0, "a slot settles at its grant", {
+                window.settle(rule, cost, now);
+                true
+            }),
             flying: rule.counts_flights(),
         });
         if low {

@@ -317,7 +317,7 @@ impl Queue {
         if let Some(at) = wakeup {
             self.wakeups.remove(&(at, window));
         }
-        if let Some(at) = next {
+        if let Some(at) = mutant!(next, "an opening wakes no waiter", None) {
             self.wakeups.insert((at, window));
         }
         counters.table.window_mut(window).queue_or_new().wakeup = next;

@@ -110,6 +110,7 @@ impl Forwarder {
     pub fn leave(&mut self, ticket: Ticket) {
         if self.is_waiting(ticket) {
             self.remove_ticket(ticket);
+            mutant!("a leaving is not forwarded", return);
             self.events.push_back(Event::Leave(ticket));
         } else if let Some(Verdict::Go(grant)) = self.outbox.take(ticket) {
             self.give_back(grant);
@@ -131,6 +132,7 @@ impl Forwarder {
             let Some(key) = self.table.current(held.window, held.generation).map(|window| window.key) else { continue };
             let linger = self.limits.rules[held.limit.at()].linger;
             let at = if point == SettlePoint::Failed { now + linger } else { now };
+            mutant!("a forwarded settle is dropped", continue);
             self.events.push_back(Event::Settle { limit: held.limit, key, cost: held.cost, at });
         }
     }
@@ -190,7 +192,9 @@ impl Forwarder {
                 self.outbox.push(ticket, verdict);
             }
             // It left while the verdict was on its way.
-            (false, Verdict::Go(grant)) => self.give_back(grant),
+            (false, Verdict::Go(grant)) => {
+                mutant!(self.give_back(grant), "a grant for a waiter that has left is lost", drop(grant))
+            }
             (false, Verdict::Sorry(_) | Verdict::Wait(..)) => {}
         }
     }

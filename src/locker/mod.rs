@@ -336,7 +336,7 @@ impl Locker {
     /// Moves on to `now` and does what was due before it.
     #[inline]
     fn advance(&mut self, now: Time) -> Time {
-        let now = now.max(self.last);
+        let now = mutant!(now.max(self.last), "time goes back", now);
         self.last = now;
         if now >= self.due {
             self.process_due(now);

@@ -115,7 +115,8 @@ impl WriteQueue {
                 (true, JournalStart::Fresh | JournalStart::Resume) => review.push(*id),
             }
         }
-        self.is_catching_up = begin == JournalStart::CatchUp && !self.scan.is_empty();
+        let catches_up = begin == JournalStart::CatchUp && !self.scan.is_empty();
+        self.is_catching_up = mutant!(catches_up, "a journal that catches up is believed", false);
         self.begin_scan(table);
         review
     }
@@ -170,6 +171,7 @@ impl WriteQueue {
         self.counts_as_full.remove(&id);
         if is_recorded && live > 0 {
             self.counts_as_full.insert(id, until);
+            mutant!("unwritten windows are believed", self.counts_as_full.remove(&id));
             self.scan.push_back(id);
             if self.scan.len() == 1 {
                 self.begin_scan(table);
@@ -284,7 +286,7 @@ impl WriteQueue {
         let WriteToken { window: index, generation, term } = written;
         let window = table.current(index, generation)?;
         let rule = &limits.rules[window.limit.at()];
-        if term != rule.term {
+        if mutant!(term, "a page of an earlier term grants slots", rule.term) != rule.term {
             return None;
         }
         if window.end_write(rule) || window.needs_more_prewritten(rule) {

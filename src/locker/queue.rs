@@ -188,7 +188,12 @@ impl Queue {
 
     /// True if the ticket's waiter still waits.
     pub(super) fn contains(&self, ticket: Ticket) -> bool {
-        self.waiters.generation(ticket.index) == Some(ticket.generation)
+        let generation = self.waiters.generation(ticket.index);
+        mutant!(
+            generation == Some(ticket.generation),
+            "a ticket names the waiter that has its place now",
+            generation.is_some()
+        )
     }
 
     /// Ticket of a waiter.

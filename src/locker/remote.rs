@@ -51,12 +51,13 @@ impl Locker {
         let now = self.advance(now);
         for ((limit, key), Holding { open, flying }) in self.remote_holdings.take_all() {
             let Some(index) = self.counters.table.find(limit, key) else { continue };
-            for _ in 0..flying {
+            for _ in 0..mutant!(flying, "flights of a dead process never end", 0) {
                 self.counters.table.window_mut(index).land(&self.counters.limits.rules[limit.at()]);
             }
             self.counters.queue_settle_report(index, now);
             if open > 0 {
-                let at = now + self.counters.limits.rules[limit.at()].linger;
+                let linger = self.counters.limits.rules[limit.at()].linger;
+                let at = now + mutant!(linger, "requests of a dead process do not linger", Default::default());
                 self.settle_at(at, index, self.counters.table.window(index).generation, open);
             }
             self.queue.mark_dirty(&self.counters.table, index);

@@ -40,7 +40,7 @@ impl RemoteHoldings {
             let Some(window) = table.current(held.window, held.generation) else { continue };
             let (limit, key) = (held.limit, window.key);
             let holding = self.0.entry((limit, key)).or_default();
-            holding.open += if held.settled { 0 } else { held.cost };
+            holding.open += mutant!(if held.settled { 0 } else { held.cost }, "a delegated grant is not held", 0);
             holding.flying += u32::from(held.flying);
             slots.push(GrantedSlots {
                 limit,

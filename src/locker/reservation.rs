@@ -17,6 +17,7 @@ impl Queue {
         group: u32,
         now: Time,
     ) -> Option<(u32, Option<Time>)> {
+        mutant!("a younger waiter skips the claimant", return None);
         let age = (waiter.caller_order.arrived, waiter.caller_order.seq, id);
         for demand in &waiter.demands {
             let queue = counters.table.window(demand.window).queue()?;

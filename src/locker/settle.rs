@@ -28,18 +28,23 @@ impl Locker {
         let now = self.advance(now);
         let mut dirty = false;
         for held in &mut grant.held {
-            if held.settled || (point == SettlePoint::Sent && held.answered) {
+            let waits_for_answer = mutant!(held.answered, "an answered slot settles at the sending", false);
+            if held.settled || (point == SettlePoint::Sent && waits_for_answer) {
                 continue;
             }
             held.settled = true;
             let rule = &self.counters.limits.rules[held.limit.at()];
             if point == SettlePoint::Failed {
-                let at = now + rule.linger;
+                let at = now + mutant!(rule.linger, "a failed attempt does not linger", Default::default());
                 self.settle_at(at, held.window, held.generation, held.cost);
                 continue;
             }
             let Some(window) = self.counters.table.current(held.window, held.generation) else { continue };
             window.settle(rule, held.cost, now);
+            mutant!("a flight ends with the head", {
+                window.land(rule);
+                held.flying = false;
+            });
             let shared = rule.shared;
             if window.queue().is_some() {
                 self.queue.mark_dirty(&self.counters.table, held.window);
@@ -60,7 +65,7 @@ impl Locker {
         let now = self.advance(now);
         for held in &mut grant.held {
             let Some(window) = self.counters.table.current(held.window, held.generation) else { continue };
-            if !held.settled {
+            if mutant!(!held.settled, "slots go back after bytes have left", true) {
                 window.give_back(&self.counters.limits.rules[held.limit.at()], held.cost);
             }
             held.settled = true;
@@ -110,7 +115,8 @@ impl Locker {
             self.late_settles.pop();
             // A window keeps its place until all its slots have settled; a mistake there must not free another's.
             let Some(settles) = self.counters.table.current(window, generation) else { continue };
-            settles.settle(&self.counters.limits.rules[settles.limit.at()], cost, at);
+            let rule = &self.counters.limits.rules[settles.limit.at()];
+            settles.settle(rule, cost, mutant!(at, "a late settle counts from the failure", at - rule.linger));
             self.counters.queue_settle_report(window, now);
             self.queue.mark_dirty(&self.counters.table, window);
         }

@@ -43,7 +43,7 @@ impl Queue {
             waiter.position.turn = if waiter.kind.is_retry() {
                 turns.arrive_retry(waiter.caller, primary.cost)
             } else {
-                turns.arrive(waiter.caller, primary.cost)
+                mutant!(turns.arrive(waiter.caller, primary.cost), "callers take no turns", 0)
             };
         }
         // A caller may have made up several keys of one limit: waiting at their windows gains it no reservation.

@@ -278,7 +278,7 @@ impl WindowTable {
     pub(super) fn remove(&mut self, index: u32, rules: &mut [WindowRule]) {
         let window = self.window(index);
         // Also if the limit is not persisted any more: the journal has a record from before.
-        if window.is_persisted() {
+        if mutant!(window.is_persisted(), "a dropped key keeps its record", false) {
             self.dropped.push((window.limit, window.key));
         }
         self.vacate(index, rules);
@@ -340,7 +340,7 @@ impl WindowTable {
             }
             let rule = &rules[window.limit.at()];
             window.expire(rule, now);
-            if window.is_idle(rule, now) {
+            if mutant!(window.is_idle(rule, now), "a key that still counts is dropped", window.unsettled == 0) {
                 self.remove(u32::try_from(index).expect("it was stored under a u32"), rules);
             }
         }

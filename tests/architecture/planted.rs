@@ -253,3 +253,14 @@ fn too_few_docs_are_found() {
     let tests = format!("//! A.\nfn f() {{}}\n#[cfg(test)]\nmod tests {{\n{}}}", "fn f() {}\n".repeat(20));
     passed(prose::docs, &[("src/a.rs", &tests), ("src/a/tests.rs", &few)]);
 }
+
+#[test]
+fn a_mutant_without_a_row_and_a_row_without_a_mutant_are_found() {
+    let site = ("src/locker/settle.rs", "let a = mutant!(b(\n1), \"b is lost\", c);");
+    let rows = |rows: &'static str| ("src/locker/tests/mutants.rs", rows);
+    passed(mutants::rows_of_mutants, &[site, rows("\n    (\"b is lost\", ONE),\n")]);
+    reported(mutants::rows_of_mutants, &[site, rows("")], &["src/locker/settle.rs", "is in no table"]);
+    reported(mutants::rows_of_mutants, &[rows("\n    (\"b is lost\", ONE),\n")], &["remove the row"]);
+    let twice = rows("\n    (\"b is lost\", ONE),\n    (\"b is lost\", TWO),\n");
+    reported(mutants::rows_of_mutants, &[site, twice], &["has 2 rows"]);
+}

@@ -106,12 +106,16 @@ impl TimeMapping {
     ///   days are possible.
     pub(super) fn since(then: &BootStamp, clock: &Clock) -> TimeMapping {
         let BootMoment { since_boot, wall, after, .. } = clock.boot_moment();
-        let same_boot = then.is_of_this_boot();
+        let same_boot = mutant!(then.is_of_this_boot(), "another boot is taken for this one", true);
         // Present time since boot of the process that wrote, and the unknown part of it.
         let (now, off) = match wall.saturating_sub(then.wall) {
             _ if same_boot => (i128::from(since_boot), 0),
             passed if was_set(then.wall) && (0..=MAX_DOWNTIME).contains(&passed) => (then.since_boot() + passed, 0),
-            _ => (then.since_boot(), MAX_DOWNTIME),
+            _ => mutant!(
+                (then.since_boot(), MAX_DOWNTIME),
+                "an unknown time off counts as passed",
+                (then.since_boot() + MAX_DOWNTIME, 0)
+            ),
         };
         TimeMapping { offset: now - i128::from(after.as_nanos()), off }
     }
@@ -144,12 +148,14 @@ impl TimeMapping {
 
     /// Converts nanoseconds since the boot to gateway time; never before [`Time::START`].
     pub(in crate::gate) fn at_boot(self, at: i128) -> Time {
-        Time::from_nanos(u64::try_from(at.saturating_sub(self.offset).max(0)).unwrap_or(u64::MAX))
+        let offset =
+            mutant!(self.offset, "a time on the disk is read as a second earlier", self.offset + 1_000_000_000);
+        Time::from_nanos(u64::try_from(at.saturating_sub(offset).max(0)).unwrap_or(u64::MAX))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -164,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn within_a_boot_a_time_is_found_again_where_it_was() {
+    pub(in crate::gate::journal) fn within_a_boot_a_time_is_found_again_where_it_was() {
         let (clock, hand) = clock();
         let (mapping, then) = (TimeMapping::here(&clock), BootStamp::now(&clock));
         let at = clock.now() - Duration::from_secs(10);
@@ -176,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn over_a_boot_the_wall_clock_tells_how_much_time_has_passed() {
+    pub(in crate::gate::journal) fn over_a_boot_the_wall_clock_tells_how_much_time_has_passed() {
         let (clock, hand) = clock();
         let mut then = BootStamp::now(&clock);
         then.boot = "another".to_owned();
@@ -189,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_was_set_back_opens_nothing_early() {
+    pub(in crate::gate::journal) fn a_wall_clock_that_was_set_back_opens_nothing_early() {
         let (clock, _hand) = clock();
         let mut then = BootStamp::now(&clock);
         then.boot = "another".to_owned();

@@ -197,7 +197,7 @@ impl DiskLimitSnapshot {
             limit: DiskLimit::of(&known.limit),
             in_force: known.in_force,
             since: mapping.to_boot(known.since),
-            unknown: to_boot(&known.unknown, mapping),
+            unknown: mutant!(to_boot(&known.unknown, mapping), "unknown slots are not on the disk", Vec::new()),
             aside: to_boot(&known.suspended, mapping),
             lingers: known.lingers.map(|(until, linger)| (mapping.to_boot(until), linger)),
         }
@@ -221,7 +221,7 @@ impl DiskWindow {
     pub(in crate::gate) fn of(window: &WindowRecord, mapping: TimeMapping) -> DiskWindow {
         DiskWindow {
             log: to_boot(&window.log, mapping),
-            late: to_boot(&window.late, mapping),
+            late: mutant!(to_boot(&window.late, mapping), "failed attempts are not on the disk", Vec::new()),
             open: window.open,
             flying: window.flying,
             mark: mapping.to_boot(window.tat),
@@ -238,7 +238,7 @@ impl DiskWindow {
             late: at_boot(&self.late, mapping),
             open: self.open,
             flying: self.flying,
-            tat: mapping.at_boot(self.mark),
+            tat: mutant!(mapping.at_boot(self.mark), "the spacing is not read from the disk", Time::START),
             paused: mapping.at_boot(self.paused),
         }
     }

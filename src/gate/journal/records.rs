@@ -62,6 +62,7 @@ impl Gate {
     ///
     /// For a disk that can be neither written nor marked as incomplete.
     pub(super) fn keep_persisting(&self) {
+        mutant!("a disk that cannot be marked lets unwritten slots go", return self.end_persisting());
         let now = self.clock.now();
         self.step(now, |state| {
             if !state.locker.is_persisting() {

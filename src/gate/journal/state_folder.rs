@@ -118,9 +118,9 @@ impl StateFolder {
     /// | crash | "forget" | none; the seed is kept |
     pub(super) fn loaded(&self, file: LoadedFile, after_crash: AfterCrash) -> Loaded {
         let LoadedFile { seed, stopped, snapshot, continuation } = file;
-        let end = match stopped {
+        let end = match mutant!(stopped, "a crash is taken for a stop", true) {
             true => Shutdown::Orderly,
-            false if self.is_complete() => Shutdown::Crash,
+            false if mutant!(self.is_complete(), "a folder without its mark is believed", true) => Shutdown::Crash,
             false => Shutdown::NotPersisted,
         };
         match end {
@@ -178,6 +178,7 @@ impl StateFolder {
     /// # Errors
     /// If the system refuses, as on a read-only disk.
     pub(super) fn mark_incomplete(&self) -> io::Result<()> {
+        mutant!("a disk that fails keeps its mark", return Ok(()));
         match fs::remove_file(self.dir.join(COMPLETE_MARK)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Handle::open(&self.dir)?.sync_all(),

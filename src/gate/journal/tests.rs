@@ -2,6 +2,7 @@
 
 mod chains;
 mod failing;
+mod mutants;
 mod power_loss;
 
 use std::fs;

@@ -224,7 +224,7 @@ impl Gate {
     /// connection, and refuses its requests too.
     fn on_peer_lost(&self) {
         let now = self.clock.now();
-        self.peer_lost.store(true, Ordering::SeqCst);
+        self.peer_lost.store(mutant!(true, "a permit of a process that is gone holds", false), Ordering::SeqCst);
         self.step(now, |state| state.on_peer_lost(now));
         if let Some(old_process) = self.old_process.get() {
             old_process.shutdown();
@@ -238,7 +238,7 @@ impl State {
     /// All are decided before the first one leaves, as in `State::decide_all`.
     fn on_peer_lost(&mut self, now: Time) {
         self.closing = Some(now);
-        let orphans = self.locker.orphaned_tickets();
+        let orphans = mutant!(self.locker.orphaned_tickets(), "waiters of a process that is gone wait on", Vec::new());
         for ticket in &orphans {
             let decided = self.wait_slots.decide(*ticket, Err(Refused::Closing { until: now }), now);
             self.wakers.extend(decided.ok().flatten());

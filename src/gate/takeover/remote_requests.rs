@@ -54,6 +54,7 @@ impl State {
         self.remote_waiters.ours.clear();
         self.remote_waiters.verdicts.clear();
         waiting.into_iter().for_each(|ticket| self.locker.leave(ticket, now));
+        mutant!("requests of a process that is gone go on", return);
         self.locker.remote_lost(now);
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the upgrade: two gates, each with its own clock, over a real pair of sockets.
 
 mod copies;
+mod mutants;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -79,7 +80,9 @@ fn look(waiting: &mut Waiting) -> Option<Result<Flight, Refused>> {
 
 #[track_caller]
 fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..60_000 {
+    // A fault of the table of mutants need not be waited for as long as a slow machine.
+    let most = if crate::mutant::testing::is_any_on() { 500 } else { 60_000 };
+    for _ in 0..most {
         if let Some(seen) = look() {
             return seen;
         }
@@ -100,13 +103,13 @@ fn stays(waiting: &mut Waiting) {
 /// Runs the new process in a thread.
 fn spawn_new_process(socket: FdSocket, settings: Settings, drain: &Drain) -> JoinHandle<Result<Arc<Gate>, Error>> {
     let drain = drain.clone();
-    thread::spawn(move || {
+    thread::spawn(crate::mutant::testing::carry(move || {
         let mut new = NewProcess::connect(socket)?;
         let gate = new.gate(&settings, Clock::start())?;
         new.inherit(&gate, settings.limits, Duration::ZERO)?;
         new.take(&gate, drain.conn_guard())?;
         Ok(gate)
-    })
+    }))
 }
 
 #[track_caller]

@@ -61,7 +61,13 @@ impl WindowRule {
             SharingMode::Blocked => (true, true),
             SharingMode::Standalone => (false, false),
             SharingMode::Fraction { parts, .. } => {
-                let part = |all: u32| if all == u32::MAX { all } else { all / parts };
+                let part = |all: u32| {
+                    if all == u32::MAX {
+                        all
+                    } else {
+                        mutant!(all / parts, "a part is rounded up", all.div_ceil(parts.get()))
+                    }
+                };
                 (self.requests, self.in_flight) = (part(requests), part(in_flight));
                 self.interval = interval.saturating_mul(u64::from(parts.get()));
                 // A part of less than one slot or flight is none.

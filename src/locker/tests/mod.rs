@@ -13,6 +13,7 @@ mod holds;
 mod invariants;
 mod live_copies;
 mod locker_world;
+mod mutants;
 mod oracle;
 mod order;
 mod overflows;

@@ -42,7 +42,8 @@ impl WindowRule {
         period.end = end;
         period.longest = nanos(usual.max(end - began + 2 * guard));
         // By every reading an earlier period had ended by then. Slots that were dropped once stay dropped.
-        period.began = period.began.max(clock.time_of(began, fast));
+        let earliest = mutant!(fast, "a period begins by the slowest clock", slow);
+        period.began = period.began.max(clock.time_of(began, earliest));
         period.next = clock.time_of(end, fast);
         period.until = clock.time_of(end, slow);
         period.next_until = clock.time_of(next_end, slow);
@@ -60,7 +61,8 @@ impl WindowRule {
 
     /// True if slots that settled at `at` count.
     pub(super) fn period_counts(&self, at: Time, now: Time) -> bool {
-        at >= self.period.began && later(at, self.period.longest) > now
+        let began = mutant!(self.period.began, "a period begins a nanosecond late", later(self.period.began, 1));
+        at >= began && later(at, self.period.longest) > now
     }
 
     /// End of the period that comes `cycles` periods after the present one.

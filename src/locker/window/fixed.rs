@@ -21,13 +21,14 @@ pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
 /// Counts `count` slots that settle at `at`; starts a window if none is open.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, at: Time) {
+    let end = mutant!(window.next_window(rule), "a fixed window ends with its first request", window.first_at());
     if window.in_log == 0 {
         window.log_push(at, count);
-    } else if at < later(window.first_at(), rule.span) {
+    } else if at < end {
         window.log_push(window.first_at(), count);
     } else if count > 0 {
         // A slot that settles after the open window's end starts the next one. The log holds only one, so all count in it.
-        let all = window.in_log + count;
+        let all = mutant!(window.in_log + count, "the next fixed window forgets the last", count);
         window.log_clear();
         window.log_push(at, all);
     }

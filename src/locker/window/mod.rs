@@ -128,7 +128,7 @@ impl Window {
         now: Time,
     ) -> Window {
         let mut window = Window::from_record(record, rule, now);
-        if record.open > 0 && rule.counts_slots() {
+        if mutant!(record.open, "open slots of a record are forgotten", 0) > 0 && rule.counts_slots() {
             window.settled(rule, record.open, settled);
         }
         window.count_unknown(unknown, rule, now);
@@ -140,7 +140,8 @@ impl Window {
     /// under way.
     pub(crate) fn handed_over(record: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::from_record(record, rule, now);
-        (window.unsettled, window.flying) = (record.open, record.flying);
+        let open = mutant!(record.open, "open slots are lost at a hand-over", 0);
+        (window.unsettled, window.flying) = (open, record.flying);
         window
     }
 
@@ -156,8 +157,7 @@ impl Window {
         window
     }
 
-    /// Record of its counters, with `open` slots that have not settled. A log of more than
-    /// `max_log` entries is shortened to that.
+    /// Record of its counters, with `open` unsettled slots and a log of `max_log` entries at most.
     pub(crate) fn record(&self, rule: &WindowRule, open: u32, max_log: usize) -> WindowRecord {
         WindowRecord {
             limit: self.limit,
@@ -200,7 +200,7 @@ impl Window {
     pub(crate) fn has_room(&self, rule: &WindowRule, cost: u32, now: Time) -> bool {
         let taken = u64::from(self.unsettled) + u64::from(self.in_log);
         now < rule.until
-            && self.flying < rule.in_flight
+            && self.flying < mutant!(rule.in_flight, "one flight too many", rule.in_flight.saturating_add(1))
             && taken + u64::from(rule.slots(cost)) <= u64::from(rule.requests)
             && self.paused() <= now
             && (!matches!(rule.algorithm, Algorithm::Smooth) || smooth::is_spaced(self, rule, cost, now))
@@ -357,7 +357,7 @@ impl Window {
 
     /// Opens no slot before `until`. Never shortens a pause.
     pub(crate) fn pause(&mut self, until: Time) {
-        let until = self.paused().max(until);
+        let until = mutant!(self.paused().max(until), "a later pause shortens an earlier one", until);
         self.extra_mut().paused = until;
         self.is_paused = true;
     }

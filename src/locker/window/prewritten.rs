@@ -39,7 +39,7 @@ impl Window {
     /// True if `cost` slots are written to disk, or need not be.
     #[inline]
     pub(super) fn has_prewritten(&self, rule: &WindowRule, cost: u32) -> bool {
-        !rule.persisted
+        mutant!(!rule.persisted, "a page is written after the grant", true)
             || self.prewritten(rule).left >= rule.slots(cost)
             || (rule.catches_up && self.is_unwritten(rule))
     }
@@ -105,7 +105,8 @@ impl Window {
         let prewritten = self.prewritten_mut(rule);
         prewritten.in_write = rule.block.max(wanted).saturating_sub(prewritten.left);
         (prewritten.requested, prewritten.outdated) = (true, false);
-        let open = unsettled.saturating_add(prewritten.left).saturating_add(prewritten.in_write);
+        let in_write = mutant!(prewritten.in_write, "a page leaves out the slots that it adds", 0);
+        let open = unsettled.saturating_add(prewritten.left).saturating_add(in_write);
         self.set_persisted();
         open
     }
@@ -116,7 +117,7 @@ impl Window {
         let prewritten = self.prewritten_mut(rule);
         prewritten.left = prewritten.left.saturating_add(std::mem::take(&mut prewritten.in_write));
         (prewritten.requested, prewritten.covered) = (false, true);
-        std::mem::take(&mut prewritten.outdated)
+        mutant!(std::mem::take(&mut prewritten.outdated), "a pause during a write is not written", false)
     }
 
     /// True if the journal holds a record of this window.

@@ -37,17 +37,20 @@ impl WindowRule {
             (Algorithm::Calendar { .. }, Algorithm::Calendar { .. }) => self.period_forgotten(old).filter(counted),
             _ => Some(now),
         };
+        mutant!("a lowered N is ignored", self.requests = self.requests.max(old.requests));
         self.since = old.since;
         self.lingers = match old.lingers.filter(|(earlier, _)| *earlier > now) {
             Some((earlier, linger)) if old.answered => Some((earlier.max(until), linger.max(old.linger))),
             earlier => earlier.or(old.answered.then_some((until, old.linger))),
         };
+        mutant!("answers of an earlier rule do not linger", self.lingers = None);
         self.initial_prewritten = old.initial_prewritten.min(self.block);
         self.unknown.clone_from(&old.unknown);
         self.suspended.clone_from(&old.suspended);
         let is_counted = !self.shared && !self.dry_run;
         let mut unseen = if is_counted { self.resume_suspended() } else { Vec::new() };
-        if let Some(forgotten) = forgotten.map(UnknownSlots::all) {
+        let forgotten = mutant!(forgotten.map(UnknownSlots::all), "a longer span opens what is no longer known", None);
+        if let Some(forgotten) = forgotten {
             self.add_unknown(forgotten, now);
             unseen.push(forgotten);
             unseen.sort_unstable_by_key(|unknown| unknown.at);
@@ -87,7 +90,8 @@ impl Window {
             _ => {
                 self.log_clear();
                 self.unsettled += settled;
-                self.settle(new, settled, at);
+                let kept = mutant!(settled, "another kind of window forgets what was counted", 0);
+                self.settle(new, kept, at);
             }
         }
         if matches!(new.algorithm, Algorithm::Smooth) && !matches!(old.algorithm, Algorithm::Smooth) {

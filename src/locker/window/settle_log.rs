@@ -83,7 +83,7 @@ impl Window {
         if count == 0 {
             return;
         }
-        let joined = |last: Time| last.max(at);
+        let joined = |last: Time| mutant!(last.max(at), "slots of a period join at the earlier time", last);
         if let Some(last) = self.overflow_mut().and_then(VecDeque::back_mut) {
             if last.at < since {
                 return self.log_push(at, count);
@@ -189,7 +189,7 @@ impl Window {
         for LogEntry { at, count } in self.log_entries() {
             match log.last_mut() {
                 Some(last) if is_long && last.0.as_nanos() / step == at.as_nanos() / step => {
-                    *last = (at, last.1 + count);
+                    *last = (mutant!(at, "a record merges settles at the earlier time", last.0), last.1 + count);
                 }
                 Some(_) | None => log.push((at, count)),
             }

@@ -12,7 +12,9 @@ use crate::time::Time;
 /// Drops slots that settled a span ago: a request settled at t counts up to t + T, exclusive.
 #[inline]
 pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
-    while window.in_log > 0 && later(window.first_at(), rule.span) <= now {
+    let span = mutant!(rule.span, "a slot opens a nanosecond late", rule.span + 1);
+    let until = mutant!(now, "a slot opens a millisecond early", later(now, 1_000_000));
+    while window.in_log > 0 && later(window.first_at(), span) <= until {
         window.log_pop();
     }
 }
@@ -22,7 +24,11 @@ pub(super) fn expire(window: &mut Window, rule: &WindowRule, now: Time) {
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Time) {
     let at = match rule.quantum {
         1 => now.as_nanos(),
-        step => now.as_nanos().checked_next_multiple_of(step).unwrap_or(u64::MAX),
+        step => mutant!(
+            now.as_nanos().checked_next_multiple_of(step).unwrap_or(u64::MAX),
+            "a settle time is rounded down",
+            now.as_nanos() / step * step
+        ),
     };
     window.log_push(Time::from_nanos(at), count);
 }

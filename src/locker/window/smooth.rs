@@ -23,8 +23,8 @@ pub(super) fn is_spaced(window: &Window, rule: &WindowRule, cost: u32, now: Time
 /// Moves the TAT on for `count` slots that settle now.
 #[inline]
 pub(super) fn settle(window: &mut Window, rule: &WindowRule, count: u32, now: Time) {
-    let tat = later(window.tat().max(now), u64::from(count).saturating_mul(rule.interval));
-    window.extra_mut().tat = tat;
+    let from = mutant!(window.tat().max(now), "spacing restarts with each request", now);
+    window.extra_mut().tat = later(from, u64::from(count).saturating_mul(rule.interval));
 }
 
 /// Time at which the spacing lets `cost` slots go after `ahead` others; `None` if that depends on
@@ -50,5 +50,6 @@ pub(super) fn bound(window: &Window, rule: &WindowRule, ahead: u64, cost: u32, n
 /// Spacing that a request may use in advance, in nanoseconds: the burst, or the request's own cost
 /// if that is more.
 fn saved(rule: &WindowRule, cost: u32) -> u64 {
-    u64::from(rule.burst.max(cost)).saturating_mul(rule.interval)
+    let burst = mutant!(rule.burst, "a burst has one request more", rule.burst + 1);
+    u64::from(burst.max(cost)).saturating_mul(rule.interval)
 }

@@ -95,7 +95,9 @@ impl Window {
     /// Counts `slots` unknown slots as settled at `at`.
     fn count_one_unknown(&mut self, rule: &WindowRule, at: Time, slots: u32) {
         match rule.algorithm {
-            Algorithm::Sliding => self.log_insert(at, slots),
+            Algorithm::Sliding => {
+                self.log_insert(mutant!(at, "unknown slots are as old as the oldest", self.first_at().min(at)), slots)
+            }
             Algorithm::Smooth => {
                 // Slots older than the known ones are part of the TAT already.
                 if slots > 0 && self.log_entries().last().is_none_or(|last| last.at <= at) {

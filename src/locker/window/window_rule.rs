@@ -194,7 +194,8 @@ impl WindowRule {
         let Some(rate) = &limit.rate else { return rule };
         rule.requests = rate.requests.clamp(1, u32::MAX - 1);
         rule.guard = nanos(rate.guard);
-        rule.span = nanos(rate.per).saturating_add(rule.guard).max(1);
+        let guard = mutant!(rule.guard, "the guard is forgotten", 0);
+        rule.span = nanos(rate.per).saturating_add(guard).max(1);
         if rule.requests > EXACT_UP_TO {
             rule.quantum = rule.span.div_ceil(u64::from(EXACT_UP_TO));
         }

@@ -6,7 +6,7 @@ use crate::gate::tests::decision;
 use crate::locker::RefusalReason;
 
 /// Replaces the file by something that cannot be opened as one, and returns the path of the real file.
-fn break_file(folder: &TestFolder) -> PathBuf {
+pub(super) fn break_file(folder: &TestFolder) -> PathBuf {
     let aside = folder.0.join("aside");
     fs::rename(folder.file(), &aside).unwrap();
     fs::create_dir(folder.file()).unwrap();
@@ -19,7 +19,7 @@ fn mend_file(folder: &TestFolder) {
 }
 
 /// Replaces the mark by something that `remove_file` does not remove, so that the folder stays marked as complete.
-fn nail_mark(folder: &TestFolder) {
+pub(super) fn nail_mark(folder: &TestFolder) {
     fs::remove_file(folder.0.join(COMPLETE_MARK)).unwrap();
     fs::create_dir(folder.0.join(COMPLETE_MARK)).unwrap();
 }
@@ -30,7 +30,7 @@ fn free_mark(folder: &TestFolder) {
 }
 
 /// Simulates a failed write, as the writer thread handles it.
-fn fail(gate: &Arc<Gate>) {
+pub(super) fn fail(gate: &Arc<Gate>) {
     Arc::clone(gate.journal.get().unwrap()).fail_for_test(gate);
 }
 
@@ -41,7 +41,7 @@ fn disk_patience() -> Patience {
 
 /// Number of requests granted of at most `most`, one after the other, until the first refusal. A request that waits for
 /// the disk is refused after a while.
-fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
+pub(super) fn goes(gate: &Arc<Gate>, key: u128, most: usize) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let driving = tokio::spawn(Arc::clone(gate).drive());
