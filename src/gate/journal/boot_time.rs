@@ -186,6 +186,7 @@ pub(super) mod tests {
         let (clock, hand) = clock();
         let mut then = BootStamp::now(&clock);
         then.boot = "another".to_owned();
+        then.since_boot += 10 * 86_400 * SECOND;
         // The machine was up for a long time, and wrote this a second before its end.
         let written = i128::from(then.since_boot) - i128::from(SECOND);
         hand.pass(Duration::from_secs(60));

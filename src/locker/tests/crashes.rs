@@ -69,6 +69,16 @@ fn a_block_goes_without_waiting_for_the_disk_and_no_more() {
 }
 
 #[test]
+fn a_block_is_followed_by_the_next_before_it_is_used_up() {
+    let (mut locker, _) = recording(vec![long(30)]);
+    let claims = [claim(0, 0, 1)];
+    for sent in 1..=10 {
+        assert!(send(&mut locker, &ask(&claims, 1), ms(0)).is_ok());
+        assert_eq!(locker.has_records(), sent > 5, "{sent} of 10 are used");
+    }
+}
+
+#[test]
 fn a_limit_of_few_slots_writes_each_down_and_loses_none() {
     let (mut locker, mut disk) = recording(vec![long(2)]);
     let claims = [claim(0, 0, 1)];

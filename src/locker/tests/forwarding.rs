@@ -171,3 +171,17 @@ fn an_event_of_a_limit_that_is_unknown_is_not_understood() {
     assert!(!locker.knows_limits_of(&asks(claim(0, 0, 0))), "no request takes no slots");
     assert!(!locker.knows_limits_of(&pauses(1)));
 }
+
+#[test]
+fn an_event_for_more_than_the_other_process_holds_changes_nothing() {
+    let mut first = Locker::new(vec![Limit { in_flight: Some(5), ..limit(5, 1000, Kind::Sliding) }]);
+    let Verdict::Go(_grant) = first.ask(&ask(&[claim(0, 0, 2)], 1), ms(0)) else { panic!("it is free") };
+    let mut second = Locker::restore(first.snapshot(ms(1)), Shutdown::HandOver, WALL, ms(1));
+    let Verdict::Go(_own) = second.ask(&ask(&[claim(0, 0, 1)], 1), ms(1)) else { panic!("it is free") };
+    let (limit, key) = (LimitId(0), Key(0));
+    second.handle_remote(&Event::GiveBack { limit, key, cost: 3 }, ms(2));
+    second.handle_remote(&Event::Settle { limit, key, cost: 3, at: ms(2) }, ms(2));
+    (0..2).for_each(|_| second.handle_remote(&Event::Land { limit, key }, ms(2)));
+    let usage = second.usage(limit, key, ms(5000));
+    assert_eq!((usage.taken, usage.flying), (3, 1), "its own request is under way, and two slots of the other");
+}
