@@ -186,3 +186,35 @@ pub(super) fn a_long_log_is_written_in_few_entries_that_open_no_slot_early() {
         assert!(u64::from(next.usage(LimitId(0), Key(0), now).taken) >= 300 - opened, "at {now:?}");
     }
 }
+
+#[test]
+fn a_window_that_was_taken_over_is_taken_out_of_the_file_when_it_is_idle() {
+    let (mut first, mut disk) = recording(vec![long(30)]);
+    assert_eq!(go(&mut first, 0, ms(0)), 10);
+    write(&mut first, &mut disk, ms(0));
+    let mut next = Locker::restore(first.snapshot(ms(1)), Shutdown::HandOver, WALL, ms(1));
+    next.begin_persisting(JournalStart::Resume, ms(1));
+    for now in [1, 1001, 20_000, 40_000] {
+        next.handle_timeout(ms(now));
+        write(&mut next, &mut disk, ms(now));
+    }
+    assert_eq!((next.live_keys(), disk.records.len()), (0, 0));
+}
+
+#[test]
+fn a_window_too_short_to_be_written_leaves_nothing_to_write() {
+    let (mut locker, _) = recording(vec![limit(3, 20, Kind::Sliding)]);
+    assert_eq!(go(&mut locker, 0, ms(0)), 3);
+    [1001, 20_000, 40_000].into_iter().for_each(|now| locker.handle_timeout(ms(now)));
+    assert_eq!((locker.live_keys(), locker.has_records()), (0, false));
+}
+
+#[test]
+fn two_pauses_before_a_write_are_one_page() {
+    let (mut locker, _) = recording(vec![long(30)]);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+    for until in [500, 600] {
+        locker.pause(LimitId(0), Key(0), ms(until), ms(1));
+    }
+    assert_eq!(std::iter::from_fn(|| locker.poll_record(ms(1))).count(), 1);
+}
