@@ -114,3 +114,43 @@ fn a_slot_more_lets_the_first_in_line_go_however_many_wait() {
         assert!(matches!(&verdicts[..], [(got, Verdict::Go(_))] if *got == tickets[0]), "{waiters} wait: {verdicts:?}");
     }
 }
+
+#[test]
+fn a_higher_n_opens_its_slots_at_once_in_every_kind_of_window() {
+    let calendar = Kind::Calendar { unit: Unit::Minute, zone: jiff::tz::TimeZone::UTC };
+    for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 3 }, calendar] {
+        let mut locker = Locker::new(vec![limit(2, 60_000, kind.clone())]);
+        locker.set_wall(WALL, ms(0));
+        assert!(goes(&mut locker, &[claim(0, 0, 1)], ms(200_000)));
+        change(&mut locker, LimitId(0), limit(3, 60_000, kind.clone()), ms(201_000));
+        assert_eq!(locker.usage(LimitId(0), Key(0), ms(201_000)).taken, 1, "{kind:?}");
+        assert_eq!(locker.usage(LimitId(0), Key(9), ms(201_000)).taken, 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_rate_that_is_new_counts_from_then_on() {
+    let flights = Limit { rate: None, in_flight: Some(3), ..limit(2, 1000, Kind::Sliding) };
+    let mut locker = Locker::new(vec![flights]);
+    assert!(goes(&mut locker, &[claim(0, 0, 1)], ms(5000)));
+    change(&mut locker, LimitId(0), Limit { in_flight: Some(3), ..limit(2, 1000, Kind::Sliding) }, ms(5001));
+    assert_eq!(locker.usage(LimitId(0), Key(0), ms(5001)).taken, 0);
+}
+
+#[test]
+fn a_longer_calendar_unit_is_full_until_its_end_if_earlier_units_were_forgotten() {
+    let by = |unit| limit(2, 3_600_000, Kind::Calendar { unit, zone: jiff::tz::TimeZone::UTC });
+    let mut locker = Locker::new(vec![by(Unit::Minute)]);
+    locker.set_wall(WALL, ms(0));
+    let minute = |minutes: u64| ms(minutes * 60_000);
+    assert!(goes(&mut locker, &[claim(0, 0, 1)], minute(61)));
+    change(&mut locker, LimitId(0), by(Unit::Hour), minute(65));
+    assert_eq!(
+        locker.usage(LimitId(0), Key(0), minute(119)).taken,
+        2,
+        "any minute since the first hour may have had two"
+    );
+    assert_eq!(locker.usage(LimitId(0), Key(0), minute(120)).taken, 0);
+    change(&mut locker, LimitId(0), by(Unit::Minute), minute(121));
+    assert_eq!(locker.usage(LimitId(0), Key(0), minute(121)).taken, 0, "the present minute is known");
+}
