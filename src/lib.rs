@@ -69,6 +69,7 @@
 mod mutant;
 
 // Modules that benches and `main` use are public; of the others the compiler sees what is dead.
+// In those that decide, no conversion loses bits without a word.
 pub(crate) mod admin;
 pub(crate) mod app;
 pub(crate) mod auth;
@@ -76,13 +77,40 @@ pub mod cli;
 pub(crate) mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+#[cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )
+)]
 pub mod gate;
 pub(crate) mod http_admin;
+#[cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )
+)]
 pub mod locker;
 pub(crate) mod locks;
 pub(crate) mod log;
 pub(crate) mod net;
 pub(crate) mod proxy;
+#[cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )
+)]
 pub mod time;
 pub(crate) mod tls;
 pub(crate) mod wire;

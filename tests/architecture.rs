@@ -5,14 +5,18 @@
 
 use std::path::{Path, PathBuf};
 
+mod bodies;
+mod casts;
 mod circles;
 mod functions;
 mod layers;
+mod loops;
 mod mutants;
 mod names;
 mod planted;
 mod prose;
 mod purity;
+mod scans;
 mod shapes;
 mod syntax;
 

@@ -1,10 +1,10 @@
 //! Proxy listeners: bound, accepted from, and replaced by a reload without losing a connection.
 
 use std::cell::RefCell;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::{io, iter};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 use super::Error;
 use super::listen_error::ListenError;
 use super::worker_pool::WorkerPool;
-use crate::net::listen::Listener;
+use crate::net::listen::{BACKLOG, Listener};
 use crate::net::listener_stats::ListenerStats;
 
 /// The open listeners of `[listen] proxy`, in the order of the file.
@@ -198,7 +198,9 @@ impl Listeners {
         listener.set_on_exhausted(workers.close_idle());
         spawn_local(async move {
             if accept_loop(&mut listener, &workers, &stats, closing).await == OnClose::Accept {
-                while let Some((stream, peer)) = workers.try_accept(&mut listener) {
+                // Bounded, so that callers that connect meanwhile cannot hold up the thread.
+                let backlog = iter::from_fn(|| workers.try_accept(&mut listener)).take(BACKLOG.into());
+                for (stream, peer) in backlog {
                     workers.dispatch(stream, peer, &stats);
                 }
             }

@@ -134,8 +134,8 @@ impl Locker {
         let mut locker = Locker::new(Vec::new());
         locker.wall = WallClock::restore(snapshot.readings, wall, now);
         locker.last = now;
-        for (index, limit_snapshot) in snapshot.limits.into_iter().enumerate() {
-            locker.restore_limit(LimitId(index as u32), limit_snapshot, shutdown, now);
+        for (limit_snapshot, id) in snapshot.limits.into_iter().zip(0..) {
+            locker.restore_limit(LimitId(id), limit_snapshot, shutdown, now);
         }
         for record in snapshot.windows {
             locker.restore_window(record, shutdown, now);

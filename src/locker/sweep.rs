@@ -59,7 +59,10 @@ impl Counters {
 fn slices(places: usize) -> (usize, Duration) {
     // A key may fall idle just behind the sweep, and that may have been paced for fewer.
     let round = ROUND - 2 * SLICE_INTERVALS.1;
-    let slice_interval = |slice: usize| round.mul_f64(slice as f64 / places.max(1) as f64).min(SLICE_INTERVALS.1);
+    let slice_interval = |slice: usize| {
+        let nanos = round.as_nanos() * slice as u128 / places.max(1) as u128;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(SLICE_INTERVALS.1)
+    };
     if slice_interval(SLICE) >= SLICE_INTERVALS.0 {
         return (SLICE, slice_interval(SLICE));
     }

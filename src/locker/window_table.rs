@@ -300,7 +300,7 @@ impl WindowTable {
         let mut vacated = Window::bare(VACANT, Key::WHOLE);
         vacated.generation = chunk.vacant;
         chunk.windows[place] = vacated;
-        chunk.vacant = place as u32;
+        chunk.vacant = u32::try_from(place).expect("a chunk has at most 2^18 places");
         if chunk.used == size {
             self.roomy.insert(number);
         }
@@ -355,7 +355,7 @@ impl WindowTable {
     /// more places follow.
     pub(super) fn windows_in(&self, from: u32, count: u32) -> (Vec<(u32, LimitId)>, bool) {
         let end = from.saturating_add(count);
-        let last = (self.chunks.len() * self.chunk_size()) as u32;
+        let last = u32::try_from(self.chunks.len() * self.chunk_size()).unwrap_or(u32::MAX);
         let at = |index: u32| {
             let (chunk, place) = self.at(index as usize);
             let window = self.chunks.get(chunk)?.windows.get(place)?;
@@ -380,6 +380,7 @@ impl HashSeed {
     /// Shard and hash of a key: a folded multiplication (as in wyhash), unpredictable without the
     /// seed.
     #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "a hash uses the halves of each number")]
     fn shard_and_hash(self, limit: LimitId, key: Key) -> (usize, u32) {
         let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
         let low = low ^ self.0[0] ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);

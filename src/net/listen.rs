@@ -16,7 +16,7 @@ use super::keep_alive;
 
 /// Length of the kernel's accept queue (listen(2)); the kernel cuts it to `net.core.somaxconn`,
 /// which is 4096 since Linux 5.4.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: u16 = 4096;
 /// First pause after the process ran out of descriptors or memory: long enough for a connection to
 /// end.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
@@ -173,7 +173,7 @@ fn listening_socket(addr: SocketAddr, others: &[&TcpListener]) -> io::Result<Tcp
         socket.set_reuse_port(true)?;
     }
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     // From here on no other socket can bind the address.
     socket.set_reuse_port(false)?;
     Ok(socket.into())

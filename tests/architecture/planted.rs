@@ -264,3 +264,100 @@ fn a_mutant_without_a_row_and_a_row_without_a_mutant_are_found() {
     let twice = rows("\n    (\"b is lost\", ONE),\n    (\"b is lost\", TWO),\n");
     reported(mutants::rows_of_mutants, &[site, twice], &["has 2 rows"]);
 }
+
+#[test]
+fn a_loop_of_a_task_that_awaits_nothing_is_found() {
+    for text in [
+        "\nasync fn f() { loop { step(); } }",
+        "\nfn f(cx: &mut Context<'_>) { while x() { step(); } }",
+        "\nfn f() { spawn(async move { loop { step(); } }); }",
+        "\nfn f() { poll_fn(|cx| { loop { step(); } }); }",
+        "\nasync fn f() { loop { spawn(async { x().await }); } }",
+    ] {
+        let parts = ["src/proxy/a.rs:2: spinning loop: in `a::f`; await something"];
+        reported(loops::spins, &[("src/proxy/a.rs", text)], &parts);
+    }
+    reported(
+        loops::spins,
+        &[("src/a.rs", "impl A { async fn f() { x().await; while y { loop { break; } z().await } } }")],
+        &["in `A::f`"],
+    );
+    for text in [
+        "async fn f() { loop { x().await; } }",
+        "async fn f() { while x().await {} }",
+        "fn f(cx: &mut Context<'_>) { loop { ready!(x(cx)); } }",
+        "fn f(cx: &mut Context<'_>) -> Poll<()> { loop { if x() { return Poll::Pending; } } }",
+        "async fn f() { loop { select! { _ = x() => {} } } }",
+        "async fn f() { for x in y {} }",
+        "fn f() { loop { step(); } }",
+        "async fn f() { blocking(|| loop { step(); }).await }",
+        "#[cfg(test)]\nmod tests { async fn f() { loop {} } }",
+    ] {
+        passed(loops::spins, &[("src/proxy/a.rs", text)]);
+    }
+}
+
+#[test]
+fn a_retry_without_a_bound_is_found() {
+    for text in [
+        "\nfn f() { loop { match x() { Ok(y) => return y, Err(_) => continue } } }",
+        "\nfn f() { loop { match x() { Ok(y) => return y, Err(Errno::INTR) => {} } } }",
+        "\nfn f() { while !over { if let Err(error) = x() { log(error); } } }",
+        "\nfn f() { loop { if x().is_err() { pause(); } } }",
+        "\nfn f() { loop { let Ok(y) = x() else { continue }; return y; } }",
+        "\nfn f() { while let Some(y) = next() { loop { match x() { Ok(y) => break, Some(Err(_)) => {} } } } }",
+    ] {
+        let parts = ["src/a.rs:2: unbounded retry: in `a::f`; name a constant"];
+        reported(loops::retries, &[("src/a.rs", text)], &parts);
+    }
+    for text in [
+        "fn f() { loop { match x() { Ok(y) => return y, Err(_) => return } } }",
+        "fn f() { loop { match x() { Ok(y) => return y, Err(_) if tries < MAX_TRIES => tries += 1 } } }",
+        "fn f() { while tries < Self::MAX { if x().is_err() { tries += 1; } } }",
+        "fn f() { loop { if let Err(error) = x() { break; } } }",
+        "fn f() { while let Some(y) = next() { if let Err(error) = x(y) { log(error); } } }",
+        "fn f() { loop { let Ok(y) = x() else { return }; } }",
+        "fn f() { if let Err(error) = x() { log(error); } }",
+    ] {
+        passed(loops::retries, &[("src/a.rs", text)]);
+    }
+}
+
+#[test]
+fn a_scan_under_the_lock_is_found() {
+    for text in [
+        "\nimpl Q { fn f(&self) { self.waiters.indices(); } }",
+        "\nimpl Q { fn f(&self) { for id in &self.limits.ids {} } }",
+        "\nimpl Q { fn f(&self) { self.table.chunks.iter().count(); } }",
+        "\nimpl Q { fn f(&mut self) { self.by_windows.retain(|_, _| true); } }",
+        "\nimpl Q { fn f(&self) { let a = self.limits.next_roll(); } }",
+        "\nimpl Q { fn f(&self) { table.of_limit(id); } }",
+    ] {
+        let parts = ["src/locker/a.rs:2: scan: `Q::f` visits all of ", "; do what changes only"];
+        reported(scans::scans, &[("src/locker/a.rs", text)], &parts);
+        passed(scans::scans, &[("src/proxy/a.rs", text), ("src/locker/tests/a.rs", text)]);
+    }
+    for text in [
+        "fn f() { for demand in &waiter.demands {} }",
+        "fn f() { self.waiters.get(id); self.chunks[3].windows.len(); }",
+        "fn f() { self.deadlines.first(); self.chunks[3].windows.iter(); }",
+        "fn f() { let waiters = 1..3; for x in waiters {} }",
+    ] {
+        passed(scans::scans, &[("src/locker/a.rs", text)]);
+    }
+}
+
+#[test]
+fn a_module_of_the_core_without_its_cast_lints_is_found() {
+    let all = "#[warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]\n\
+               #[cfg_attr(not(test), warn(clippy::cast_precision_loss, clippy::cast_sign_loss))]";
+    let head = |attrs: &str| format!("{all}\npub mod gate;\n{all}\nmod locker;\nmod net;\n{attrs}\npub mod time;");
+    passed(casts::lints, &[("src/lib.rs", &head(all))]);
+    let parts = ["src/lib.rs: casts: `mod time` lacks `warn(clippy::cast_sign_loss)`, which finds"];
+    reported(casts::lints, &[("src/lib.rs", &head(&all.replace("cast_sign_loss", "")))], &parts);
+    assert_eq!(check(casts::lints, &[("src/lib.rs", &head(""))]).len(), 4);
+    let quiet = "fn f() {\n    #[allow(clippy::cast_sign_loss)]\n    x as u64\n}";
+    reported(casts::silent, &[("src/gate/clock.rs", quiet)], &["src/gate/clock.rs:2: casts: allowed without a reason"]);
+    let reason = "#[allow(clippy::cast_sign_loss, reason = \"it is positive\")]";
+    passed(casts::silent, &[("src/gate/clock.rs", reason), ("src/proxy/a.rs", quiet)]);
+}

@@ -9,6 +9,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 use super::File;
+use super::bodies::{self, Body};
 
 /// A module or item path from the crate's root: `["proxy", "exchange", "run"]`.
 pub(super) type ItemPath = Vec<String>;
@@ -38,8 +39,20 @@ pub(super) struct Facts {
     pub(super) functions: Vec<Function>,
     /// Lines of items under `#[cfg(test)]`.
     pub(super) test_lines: Vec<RangeInclusive<usize>>,
+    /// Functions outside of test code.
+    pub(super) bodies: Vec<Body>,
     /// Modules declared under `#[cfg(test)]` whose text is a file of its own.
     pub(super) test_modules: Vec<ItemPath>,
+}
+
+impl Facts {
+    /// A function's name for lists of allowed ones: `Type::function`, or `file::function` of a free function.
+    pub(super) fn qualified(&self, function: &str) -> String {
+        if function.contains("::") {
+            return function.to_owned();
+        }
+        format!("{}::{function}", self.module.last().map_or("crate", String::as_str))
+    }
 }
 
 /// Reads the facts of every Rust file of `src` that is no test code, in the order of `files`.
@@ -65,6 +78,7 @@ fn parse(file: &File) -> Facts {
     let mut reader =
         Reader { facts: Facts { module: module.clone(), ..Facts::default() }, module, tests: 0, prescribed: false };
     reader.visit_file(&parsed);
+    reader.facts.bodies = bodies::read(&parsed);
     reader.facts
 }
 
@@ -312,7 +326,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 }
 
-fn is_cfg_test(attr: &syn::Attribute) -> bool {
+pub(super) fn is_cfg_test(attr: &syn::Attribute) -> bool {
     attr.path().is_ident("cfg") && attr.meta.require_list().is_ok_and(|list| list.tokens.to_string() == "test")
 }
 

@@ -11,6 +11,10 @@ use crate::time::Time;
 /// Number of entries inside the window: as many as fill its second cache line.
 pub(crate) const INLINE: usize = 5;
 
+/// Last place of the ring.
+const LAST_INLINE: u8 = 4;
+const _: () = assert!(LAST_INLINE as usize == INLINE - 1, "the ring has `INLINE` places");
+
 /// Initial capacity for the entries beyond the ring. The C library's allocator caches blocks below
 /// this size for later requests of the same size, so that a million idle keys would not give their
 /// memory back.
@@ -135,7 +139,7 @@ impl Window {
             self.extra_mut().log.push_front(last);
             self.len -= 1;
         }
-        self.start = if self.start == 0 { INLINE as u8 - 1 } else { self.start - 1 };
+        self.start = if self.start == 0 { LAST_INLINE } else { self.start - 1 };
         self.len += 1;
         self.set(usize::from(self.start), LogEntry { at, count });
         self.oldest = at;
