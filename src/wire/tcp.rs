@@ -191,6 +191,9 @@ impl AsyncWrite for Tcp {
 }
 
 #[cfg(test)]
+mod hangups;
+
+#[cfg(test)]
 mod tests {
     use std::future::poll_fn;
     use std::io::Write;
