@@ -16,8 +16,10 @@ mod open;
 mod permit;
 mod reload_gate;
 pub mod store;
+mod sync;
 pub mod takeover;
 mod thread_signal;
+mod timer;
 mod wait_slots;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +35,6 @@ use crate::time::Time;
 pub use answer::Answer;
 pub use ask::{Patience, Refused, Revision};
 use clock::Clock;
-use driver::{Arming, Timer};
 use journal::Journal;
 pub use lease::Lease;
 use lease::Leases;
@@ -45,6 +46,7 @@ use store::Store;
 use store::suspend::SuspendDetector;
 use takeover::RemoteWaiters;
 use thread_signal::{PendingSignals, ThreadSignals};
+use timer::{Arming, Timer};
 use wait_slots::WaitSlots;
 pub use wait_slots::Waiting;
 
@@ -380,15 +382,6 @@ impl State {
         self.armed = due;
         self.armings += 1;
         Some(Arming { number: self.armings, at: due })
-    }
-}
-
-#[cfg(test)]
-impl Gate {
-    /// Poisons the lock, as a panic of the locker would.
-    pub(crate) fn poison_for_test(&self) {
-        let fault = std::panic::AssertUnwindSafe(|| self.step(self.clock.now(), |_| panic!("a fault")));
-        assert!(std::panic::catch_unwind(fault).is_err());
     }
 }
 

@@ -16,12 +16,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::driver::Timer;
 use super::journal::{self, Journal, Loaded};
 use super::limiter::Limiter;
 use super::reload_gate::depends_on_wall;
 use super::store::suspend::SuspendDetector;
 use super::thread_signal::ThreadSignals;
+use super::timer::Timer;
 use super::{CachePadded, Gate, Settings, State};
 use crate::locker::{Limit, LimitId, Locker, ReloadSummary};
 

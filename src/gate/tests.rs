@@ -10,12 +10,22 @@ use crate::locker::{Counts, Kind, Priority, Rate, RefusalReason, ShareBy, Unit, 
 
 mod close;
 mod driven;
+mod interleavings;
 mod lease;
 mod limiter;
 mod permit;
 mod reload_gate;
 mod time;
+mod timer;
 mod wait_slots;
+
+impl Gate {
+    /// Poisons the lock, as a panic of the locker would.
+    pub(crate) fn poison_for_test(&self) {
+        let fault = std::panic::AssertUnwindSafe(|| self.step(self.clock.now(), |_| panic!("a fault")));
+        assert!(std::panic::catch_unwind(fault).is_err());
+    }
+}
 
 const CALLER: Caller = Caller(1);
 /// Timeout that is long enough for a slow machine; reached only by a failing test.

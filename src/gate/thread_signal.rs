@@ -11,11 +11,12 @@
 //! notifications before a wake-up count as one.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
-use std::thread;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+
+use super::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc, thread};
 
 /// Wake-up flag and shutdown flag of one thread.
 #[derive(Default)]

@@ -13,11 +13,11 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
+use super::sync::Arc;
 use super::{Gate, Permit, Refused};
 use crate::locker::{Grant, Ticket};
 use crate::time::Time;
