@@ -164,6 +164,14 @@ impl Scrape {
             state.drain.running_requests() as u64,
         )?;
         one(gauge("draining", "1 once the gateway accepts no new callers"), state.drain.is_draining().into())?;
+        let step = Metric {
+            name: "gate_longest_step",
+            help: "Longest time since the last scrape that a decision took, with its wait for other decisions",
+            unit: Some(Unit::Seconds),
+            kind: MetricType::Gauge,
+        };
+        let longest = state.gate.take_longest_step().as_secs_f64();
+        begin(encoder, &step)?.encode_gauge(&longest)?;
         self.encode_connections(encoder)?;
         self.encode_persistence(encoder)?;
         self.encode_store(encoder)?;

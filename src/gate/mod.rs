@@ -12,6 +12,7 @@ mod driver;
 pub mod journal;
 mod lease;
 mod limiter;
+mod longest_step;
 mod open;
 mod permit;
 mod reload_gate;
@@ -39,6 +40,7 @@ use journal::Journal;
 pub use lease::Lease;
 use lease::Leases;
 use limiter::Limiter;
+use longest_step::LongestStep;
 pub use permit::{Flight, Permit};
 use reload_gate::ReaskBarrier;
 pub use reload_gate::{LimitView, WaiterPolicy};
@@ -89,6 +91,8 @@ pub struct Gate {
     /// True after the new process died that this one forwards to: permits that it granted may be granted again by
     /// another process.
     peer_lost: AtomicBool,
+    /// Longest time that a step took.
+    longest_step: LongestStep,
     /// Everything behind the lock.
     state: CachePadded<Mutex<State>>,
 }
@@ -207,6 +211,7 @@ impl Gate {
         let effects = state.conclude(now);
         std::mem::forget(panic_guard);
         drop(state);
+        self.longest_step.note(now, self.clock);
         for waker in effects.wakers {
             waker.wake();
         }

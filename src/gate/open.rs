@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::clock::Clock;
 use super::journal::{self, Journal, Loaded};
 use super::limiter::Limiter;
+use super::longest_step::LongestStep;
 use super::reload_gate::depends_on_wall;
 use super::store::suspend::SuspendDetector;
 use super::thread_signal::ThreadSignals;
@@ -86,6 +87,7 @@ impl Gate {
             sleep: SuspendDetector::new(clock.asleep_nanos()),
             old_process: OnceLock::new(),
             peer_lost: AtomicBool::new(false),
+            longest_step: LongestStep::default(),
             state: CachePadded(Mutex::new(State::new(Limiter::Local(Locker::new(Vec::new()))))),
         })
     }

@@ -13,6 +13,7 @@ mod driven;
 mod interleavings;
 mod lease;
 mod limiter;
+mod longest_step;
 mod permit;
 mod reload_gate;
 mod time;
