@@ -191,10 +191,9 @@ impl AsyncWrite for Tcp {
 }
 
 #[cfg(test)]
-mod hangups;
-
-#[cfg(test)]
 mod tests {
+    mod hangups;
+
     use std::future::poll_fn;
     use std::io::Write;
     use std::task::Waker;

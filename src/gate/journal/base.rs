@@ -70,7 +70,7 @@ impl Base {
             let limit = self.limits.entry(windows[0].limit).or_default();
             for window in windows {
                 append(&mut limit.bytes, window, self.origin);
-                limit.ends.push((window.key.0 as u32, limit.bytes.len()));
+                limit.ends.push((low_bits(window.key.0), limit.bytes.len()));
             }
         }
     }
@@ -125,11 +125,11 @@ impl LimitEntries {
             self.ends.iter().zip(starts).map(|((key, end), start)| (number(u128::from(*key), bits), start..*end));
         // Sorted by counting: the first place of each pack, then each entry into the next of its pack.
         let mut places = vec![0_usize; (1 << bits) + 1];
-        entries.clone().for_each(|(number, _)| places[number as usize + 1] += 1);
+        entries.clone().for_each(|(number, _)| places[index(number) + 1] += 1);
         (1..places.len()).for_each(|number| places[number] += places[number - 1]);
         let (mut sorted, mut next) = (vec![(0, 0); self.ends.len()], places.clone());
         for (number, range) in entries {
-            let place = &mut next[number as usize];
+            let place = &mut next[index(number)];
             sorted[*place] = (range.start, range.end);
             *place += 1;
         }
@@ -148,7 +148,24 @@ impl LimitEntries {
 /// Number of the pack of a key.
 fn number(key: u128, bits: u8) -> u64 {
     // A damaged head may say more bits than there are.
-    key as u64 & !u64::MAX.checked_shl(u32::from(bits)).unwrap_or(0)
+    low_word(key) & !u64::MAX.checked_shl(u32::from(bits)).unwrap_or(0)
+}
+
+/// Number of a pack as an index: a file has far fewer packs than the address space has bytes.
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Lowest 64 bits of a key, a hash of which each part is as good as another.
+#[allow(clippy::cast_possible_truncation, reason = "the rest of the hash is not needed")]
+pub(super) fn low_word(key: u128) -> u64 {
+    key as u64
+}
+
+/// Lowest 32 bits of a key.
+#[allow(clippy::cast_possible_truncation, reason = "the rest of the hash is not needed")]
+fn low_bits(key: u128) -> u32 {
+    key as u32
 }
 
 /// Removes the base.

@@ -291,7 +291,7 @@ impl Hasher for WindowKeyHasher {
     }
 
     fn write_u128(&mut self, key: u128) {
-        self.write_u64(key as u64);
+        self.write_u64(base::low_word(key));
     }
 }
 

@@ -186,23 +186,23 @@ fn slots(bytes: &mut &[u8], at: impl Fn(&mut &[u8]) -> Option<Time>) -> Option<V
 /// A distance of more than 292 years is cut to that.
 fn put_time(pack: &mut Vec<u8>, at: Time, origin: Time) {
     let distance = i128::from(at.as_nanos()) - i128::from(origin.as_nanos());
-    let distance = distance.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
-    put_number(pack, ((distance << 1) ^ (distance >> 63)) as u64);
+    let distance = i64::try_from(distance).unwrap_or(if distance < 0 { i64::MIN } else { i64::MAX });
+    put_number(pack, ((distance << 1) ^ (distance >> 63)).cast_unsigned());
 }
 
 /// Reads the distance of a time from the origin, in nanoseconds.
 fn time(bytes: &mut &[u8]) -> Option<i128> {
     let code = number(bytes)?;
-    Some(i128::from((code >> 1) as i64 ^ -((code & 1) as i64)))
+    Some(i128::from((code >> 1).cast_signed() ^ -(code & 1).cast_signed()))
 }
 
 /// Appends a number as LEB128.
 fn put_number(pack: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
-        pack.push(number as u8 | 0x80);
+        pack.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
     }
-    pack.push(number as u8);
+    pack.push(number.to_le_bytes()[0]);
 }
 
 /// Reads a number; `None` if the bytes end before it, or it has more than 64 bits.

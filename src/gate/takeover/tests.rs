@@ -386,17 +386,3 @@ fn a_gate_that_has_stopped_grants_nothing_to_the_process_before() {
     assert!(matches!(eventually("a refusal", || look(&mut waits)), Err(Refused::Closing { .. })));
     std::fs::remove_dir_all(&dir).ok();
 }
-
-#[test]
-fn a_permit_of_a_process_that_is_gone_does_not_hold() {
-    let limits = [limit(10, 5)];
-    let old = Gate::new(limits.to_vec(), Clock::start());
-    let Answer::Go(before) = ask(&old) else { panic!("it is free") };
-    let new = hand_over(&old, settings(&limits), &Drain::new());
-    let mut waits = wait(&old);
-    let after = eventually("its turn", || look(&mut waits)).unwrap();
-    assert!(before.is_good() && after.is_good());
-    new.old_process.get().unwrap().shutdown();
-    eventually("the end", || (!before.is_good()).then_some(()));
-    assert!(!after.is_good());
-}

@@ -1,7 +1,7 @@
 //! Tests of calendar limits under clock steps, restarts and suspends.
 
-use super::crash_worlds::SimDisk;
 use super::crashes::{go, long, recording, write};
+use super::sim_disk::SimDisk;
 use super::*;
 
 const HOUR: i128 = 3_600_000_000_000;

@@ -1,6 +1,6 @@
 //! Tests of single crashes: written slots are counted afterwards, and never more than those were used.
 
-use super::crash_worlds::SimDisk;
+use super::sim_disk::SimDisk;
 use super::*;
 
 pub(super) fn long(requests: u32) -> Limit {

@@ -1,8 +1,8 @@
 //! Tests of restarts after every kind of shutdown: requests that may have been sent count from the
 //! earliest possible time.
 
-use super::crash_worlds::SimDisk;
 use super::crashes::{go, long, recording, write};
+use super::sim_disk::SimDisk;
 use super::*;
 
 /// The snapshot that a restart finds on the disk.

@@ -1,10 +1,10 @@
 //! Random worlds: requests are asked, settled, failed, returned and abandoned; rules change; time
 //! stands still and jumps.
 
-use super::crash_worlds::SimDisk;
 use super::generators::{SeededRng, Sizes, WorldConfig, rule};
 use super::invariants::VerdictSource;
 use super::oracle::{Oracle, OracleItem};
+use super::sim_disk::SimDisk;
 use super::*;
 
 /// Number of the step that holds or releases the locker; above all other steps.

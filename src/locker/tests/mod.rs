@@ -24,6 +24,7 @@ mod reloads;
 mod retirement;
 mod rule_history;
 mod sharing;
+mod sim_disk;
 mod upgrades;
 mod waiting_properties;
 mod world_rules;

@@ -1,9 +1,7 @@
 //! Table of mutants of the upgrade: each fault, and the test that sees it.
 
-use super::{
-    a_permit_of_a_process_that_is_gone_does_not_hold, if_the_new_process_dies_the_old_one_refuses,
-    if_the_old_process_dies_what_it_had_under_way_ends,
-};
+use super::copies::a_permit_of_a_process_that_is_gone_does_not_hold;
+use super::{if_the_new_process_dies_the_old_one_refuses, if_the_old_process_dies_what_it_had_under_way_ends};
 use crate::mutant::testing::{MutantKiller, MutantRow, assert_all_killed};
 
 const fn test(name: &'static str, run: fn(u64)) -> MutantKiller {
