@@ -114,3 +114,127 @@ fn sending_again_takes_a_slot_like_any_other() {
     assert_eq!(origin.count(), 2);
     one_window(1, per, &origin.stamps());
 }
+
+/// An origin that answers `refusal` to requests with a bad key, and to all others 200.
+fn strict_with(credential: &'static str, refusal: &'static str) -> Origin {
+    Origin::scripted(move |request, link| {
+        if request.field("authorization") == Some(credential) {
+            link.send(refusal);
+            return Next::Keep;
+        }
+        link.answer(200, "ok")
+    })
+}
+
+/// Status of a GET with these credentials.
+fn get_as(gateway: &Gateway, origin: &Origin, credential: &str) -> u16 {
+    let url = origin.url("/");
+    gateway.exchange(format!("GET {url} HTTP/1.1\r\nHost: a\r\nAuthorization: {credential}\r\n\r\n")).status
+}
+
+const SPENT: &str = "HTTP/1.1 429 No\r\nRetry-After: 3000\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn a_dead_key_of_one_caller_stops_no_other() {
+    let origin = strict_with("Bearer broke", SPENT);
+    let gateway = Gateway::start(&limit(100, "100ms", "max_wait = \"100ms\""));
+    assert_eq!(get_as(&gateway, &origin, "Bearer broke"), 429);
+    for _ in 0..3 {
+        assert_eq!(get_as(&gateway, &origin, "Bearer good"), 200);
+        assert_eq!(get_as(&gateway, &origin, "bearer  broke"), 429, "another spelling of the same credentials");
+        assert_eq!(gateway.get(&origin.url("/")).status, 200, "without any");
+    }
+    assert_eq!(origin.count(), 7, "the dead key was sent once");
+}
+
+#[test]
+fn what_two_credentials_are_told_holds_for_all() {
+    let origin = reluctant(2, SPENT);
+    let gateway = Gateway::start(&limit(100, "100ms", "max_wait = \"100ms\""));
+    let statuses = ["Bearer a", "Bearer b", "Bearer c"].map(|credential| get_as(&gateway, &origin, credential));
+    assert_eq!((statuses, origin.count()), ([429; 3], 2));
+}
+
+#[test]
+fn an_empty_pushback_key_pauses_the_window() {
+    let origin = strict_with("Bearer broke", SPENT);
+    let gateway = Gateway::start(&limit(100, "100ms", "max_wait = \"100ms\"\npushback_key = []"));
+    assert_eq!(get_as(&gateway, &origin, "Bearer broke"), 429);
+    assert_eq!(get_as(&gateway, &origin, "Bearer good"), 429);
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn those_who_wait_when_a_pause_of_their_credential_begins_wait_for_it_too() {
+    let origin = strict_with("Bearer broke", SPENT);
+    // The first takes the only slot, the others queue up behind it; their slots open one by one.
+    let gateway = Gateway::start(&limit(1, "400ms", "max_wait = \"20s\""));
+    let others = std::thread::scope(|scope| {
+        assert_eq!(get_as(&gateway, &origin, "Bearer broke"), 429);
+        let ask = |credential: &'static str| {
+            let (gateway, origin) = (&gateway, &origin);
+            scope.spawn(move || get_as(gateway, origin, credential))
+        };
+        let asked = ["Bearer good", "Bearer broke", "Bearer fine"].map(ask);
+        asked.map(|asked| asked.join().expect("an answer"))
+    });
+    assert_eq!(others, [200, 429, 200]);
+    assert_eq!(origin.count(), 3, "the dead key was sent once");
+}
+
+#[test]
+fn any_refusal_that_names_a_time_pauses_the_window() {
+    for status in ["403 Banned", "418 Teapot", "420 Calm", "509 Full", "529 Overloaded"] {
+        let refusal = format!("HTTP/1.1 {status}\r\nRetry-After: 3000\r\nContent-Length: 0\r\n\r\n");
+        let origin = reluctant(1, Box::leak(refusal.into_boxed_str()));
+        let gateway = Gateway::start(&limit(50, "1s", "max_wait = \"100ms\""));
+        assert_eq!(gateway.get(&origin.url("/1")).status.to_string(), status[..3]);
+        assert_eq!(gateway.get(&origin.url("/2")).status, 429, "{status}");
+        assert_eq!(origin.count(), 1);
+    }
+}
+
+#[test]
+fn only_listed_statuses_push_back() {
+    let origin = reluctant(2, "HTTP/1.1 403 Banned\r\nRetry-After: 3000\r\nContent-Length: 0\r\n\r\n");
+    let gateway = Gateway::start(&limit(50, "1s", "max_wait = \"100ms\"\npushback_on = [429, 503]"));
+    let statuses: Vec<u16> = (0..3).map(|_| gateway.get(&origin.url("/")).status).collect();
+    assert_eq!(statuses, [403, 403, 200]);
+}
+
+/// The pause in milliseconds that a request is told of after a 429 with these fields.
+fn pause_after(fields: &str, limits: &str) -> f64 {
+    let refusal = format!("HTTP/1.1 429 No\r\n{fields}Content-Length: 0\r\n\r\n");
+    let origin = reluctant(1, Box::leak(refusal.into_boxed_str()));
+    let gateway = Gateway::start(limits);
+    assert_eq!(gateway.get(&origin.url("/1")).status, 429);
+    let answer = gateway.get(&origin.url("/2"));
+    assert_eq!((answer.status, origin.count()), (429, 1));
+    answer.retry_after_ms()
+}
+
+#[test]
+fn a_time_is_read_from_whatever_field_names_it() {
+    let minutes = |epoch: u64| format!("{}", epoch + 600);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    for (fields, wanted) in [
+        ("retry-after-ms: 600000\r\n".to_owned(), 600_000.0),
+        (format!("x-ratelimit-remaining: 0\r\nx-ratelimit-reset: {}\r\n", minutes(now)), 600_500.0),
+        (format!("Retry-After: {}\r\n", minutes(now)), 600_500.0),
+        ("RateLimit: \"default\";r=0;t=600\r\n".to_owned(), 600_500.0),
+        ("x-ratelimit-reset-requests: 10m2.5s\r\n".to_owned(), 602_500.0),
+    ] {
+        let told = pause_after(&fields, &limit(100, "1m", "max_wait = \"100ms\""));
+        // What the gateway took for the two requests has passed of it.
+        assert!((wanted - 60_000.0..=wanted).contains(&told), "{fields}: {told}");
+    }
+}
+
+#[test]
+fn a_429_without_a_time_pauses_the_shortest_limit_and_no_daily_one() {
+    let daily = "[[limit]]\nname = \"daily\"\nrequests = 10000\nper = \"1d\"\nmax_wait = \"100ms\"\n\n";
+    let told = pause_after("", &(limit(10, "20m", "max_wait = \"100ms\"\nmax_backoff = \"1h\"") + daily));
+    assert!((1_140_000.0..=1_200_000.0).contains(&told), "{told}");
+    let told = pause_after("", &limit(10, "20m", "max_wait = \"100ms\""));
+    assert!(told <= 60_000.0, "no longer than max_backoff: {told}");
+}

@@ -227,7 +227,11 @@ fn waiters_policy(before: &Settings, after: &Settings) -> WaiterPolicy {
             cost,
             shared_seed,
             max_cost: _,
+            // A pause that its credential is told of is looked for when its turn comes.
             pushback: _,
+            pushback_on: _,
+            pushback_key: _,
+            max_backoff: _,
             retry: _,
             dry_run: _,
         } = rule.clone();

@@ -124,6 +124,7 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
     let counts_loopback = counts_loopback(&limit);
     let keyed_by = keyed_by(&limit, keying);
     let dry_run = limit.is_dry_run();
+    let pushback_key = pushback_key(&limit);
     let rule = Rule {
         name: Arc::clone(&name),
         hosts: limit.matching.hosts.into_iter().map(|at| at.value.pattern).collect(),
@@ -139,6 +140,9 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
         cost: limit.cost.or(Cost::Fixed(1)),
         max_cost,
         pushback: limit.pushback,
+        pushback_on: limit.pushback_on.iter().map(|at| at.value).collect(),
+        pushback_key,
+        max_backoff: limit.max_backoff,
         retry: limit.retry,
         dry_run,
         shared_seed: shared.is_some().then_some(keying.shared_seed),
@@ -158,6 +162,20 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
         shared: shared.is_some(),
     };
     CheckedLimit { limit, rule, explanation, counts_loopback, shared }
+}
+
+/// Parts of a request that the limit's pauses belong to.
+///
+/// None for a limit whose windows are as narrow anyway. None by default for a shared limit: the
+/// gateways tell each other of pauses by window, and all of them must pause.
+fn pushback_key(limit: &LimitSection) -> Vec<KeyPart> {
+    let parts: Vec<KeyPart> = match limit.pushback_key.get() {
+        Some(at) => at.value.iter().map(|at| at.value.clone()).collect(),
+        None if limit.is_shared() => Vec::new(),
+        None => vec![KeyPart::Header("authorization".to_owned())],
+    };
+    let is_keyed_by = |part: &KeyPart| limit.key.iter().any(|at| at.value == *part);
+    if parts.iter().all(is_keyed_by) { Vec::new() } else { parts }
 }
 
 /// Text that identifies the parts of a limit's key. A reload that changes it drops the limit's

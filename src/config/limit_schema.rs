@@ -20,7 +20,9 @@ use jiff::tz::TimeZone;
 
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
-use super::value_parsers::{MOST_SLOTS, TextPattern, cost, host, key_part, method, name, path_pattern, zone};
+use super::value_parsers::{
+    MOST_SLOTS, TextPattern, cost, credential_part, failure_status, host, key_part, method, name, path_pattern, zone,
+};
 use crate::locker::{Counts, Priority, ShareBy, WhenFull};
 use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;
@@ -30,13 +32,15 @@ use crate::proxy::pattern::{HostPattern, PathPattern};
 const NONE: Duration = Duration::ZERO;
 /// Lower bound of `per`.
 const MS: Duration = Duration::from_millis(1);
-/// Upper bound of `guard`.
+/// Upper bound of `guard` and `max_backoff`.
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Longest window, and longest wait: a leap year.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 /// Default of `max_wait`: half of the minute after which proxies and load balancers commonly give up (nginx
 /// `proxy_read_timeout`, AWS ELB: 60 s).
 const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Default of `max_backoff`: an origin that names no time is asked once a minute at the least.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// Highest `retry`: an origin that refuses a sixth time is not helped by a seventh request.
 const MOST_RETRIES: u32 = 5;
 
@@ -98,8 +102,15 @@ pub(super) struct LimitSection {
     pub(super) share_by: ShareBy,
     /// Use of the urgency that a request states (RFC 9218). Default: among one caller's requests.
     pub(super) priority: Priority,
-    /// Effect of an origin's 429, or 503 with `Retry-After`. Default: the window pauses.
+    /// Effect of an origin's 429, or of another refusal or failure that names a time. Default: the window pauses.
     pub(super) pushback: Pushback,
+    /// Statuses that are pushbacks, from 400 to 599. Default: all of them.
+    pub(super) pushback_on: Vec<Spanned<u16>>,
+    /// Parts of a request that a pause belongs to. Default: its Authorization; nothing for a shared
+    /// limit, of whose pauses the gateways tell each other by window.
+    pub(super) pushback_key: Setting<Vec<Spanned<KeyPart>>>,
+    /// Longest pause after a 429 that names no time, from 1 ms to an hour. Default: [`MAX_BACKOFF`].
+    pub(super) max_backoff: Duration,
     /// Times that a request is sent again after pushback, 0 to 5. Default: 0.
     ///
     /// Each time needs a new permit.
@@ -174,6 +185,9 @@ impl LimitSection {
             pushback: table
                 .get("pushback", |v| v.keyword(&[("pause", Pushback::Pause), ("ignore", Pushback::Ignore)]))
                 .or(Pushback::Pause),
+            pushback_on: table.get("pushback_on", |v| v.non_empty_list(failure_status)).or(Vec::new()),
+            pushback_key: table.get("pushback_key", |v| v.list(credential_part)),
+            max_backoff: table.get("max_backoff", |v| v.duration(MS..=HOUR)).or(MAX_BACKOFF),
             retry: table.get("retry", |v| v.number(0..=MOST_RETRIES).and_then(|n| u8::try_from(n).ok())).or(0),
             dry_run: table.get("dry_run", TomlValue::boolean),
             shared: table.get("shared", TomlValue::boolean),

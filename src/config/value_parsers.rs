@@ -156,6 +156,22 @@ pub(super) fn key_part(value: &TomlValue<'_>) -> Option<KeyPart> {
     Some(part)
 }
 
+/// A part of a request that stands for its credential: a part of a key that servers read in one way.
+pub(super) fn credential_part(value: &TomlValue<'_>) -> Option<KeyPart> {
+    match key_part(value)? {
+        KeyPart::Path(_) | KeyPart::Query(_) => value.reject(
+            format_args!("`{}` cannot be part of the path or the query", value.key),
+            "\"header:authorization\", another \"header:NAME\", or \"caller\"; or key = […], with windows that pause by themselves",
+        ),
+        part => Some(part),
+    }
+}
+
+/// Status of a refusal or a failure (RFC 9110 §15.5, §15.6).
+pub(super) fn failure_status(value: &TomlValue<'_>) -> Option<u16> {
+    value.number(400..=599).and_then(|status| u16::try_from(status).ok())
+}
+
 /// Reports a field that ends at the gateway or is rewritten by it (RFC 9110 §7.6.1, RFC 9112 §3.2):
 /// no server reads the caller's value, so a caller could choose its key and its cost freely.
 ///

@@ -23,14 +23,14 @@ use super::host::Authority;
 use super::outcome::Failure;
 use super::permit_request::{self, Claimant, LatePermits};
 use super::plan::Plan;
+use super::pushback::reset_time::seconds;
 use super::query::{decode, parameter, parameters};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::retry::seconds;
 use super::session::Session;
 use super::wait_prefs;
 use crate::gate::Patience;
-use crate::locker::AskKind;
+use crate::locker::{AskKind, Claim, Key};
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead};
 
@@ -150,6 +150,10 @@ impl Claimant for Acquire {
     }
 
     fn plan(&self) -> Option<&Plan> {
+        None
+    }
+
+    fn credential(&self, _: &Session, _: &Claim) -> Option<Key> {
         None
     }
 

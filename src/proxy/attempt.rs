@@ -15,12 +15,17 @@
 //! This step never forwards a response, and never sends without a permit that was granted for this
 //! very sending.
 
+use std::time::Duration;
+
 use super::body::{Body, Replay};
 use super::checkout::{check_out, discard_response};
+use super::claims::Pushback;
 use super::outcome::{Failure, Tunnel};
 use super::permit_request::{self, LatePermits};
 use super::plan::Plan;
 use super::pool::Freshness;
+use super::pushback::pause_log::PauseRequest;
+use super::pushback::signal::{self, Signal};
 use super::read_response::{self, NoResponse};
 use super::refusal::Refusal;
 use super::request_log::{BodyRead, RequestLog};
@@ -32,7 +37,7 @@ use super::session::Session;
 use super::target::Scheme;
 use super::wait::Granted;
 use crate::gate::{Flight, Permit};
-use crate::locker::AskKind;
+use crate::locker::{AskKind, LimitId};
 use crate::tls::verify::Offer;
 use crate::wire::Version;
 
@@ -332,25 +337,31 @@ fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
 /// Pauses the windows of the claims if the response is a pushback. Returns true if the request may
 /// be sent again instead of forwarding that response.
 ///
-/// The slots settle first, whatever the response is. A pause is per window: other keys of the limit
-/// go on.
+/// The slots settle first, whatever the response is. A pause is per window and credential: other
+/// keys of the limit go on, and other credentials. A time that the origin does not name is short
+/// term: just the limits with the shortest T pause.
 fn pushed_back(session: &Session, plan: &Plan, flight: &mut Flight, resent: u8) -> bool {
     flight.answered();
+    let status = session.response.status();
     let snapshot = &session.worker.snapshot;
-    if !retry::may_push_back(session.response.status()) {
-        return false;
-    }
-    let wall = snapshot.gate.clock().wall_unix_nanos();
-    if retry::allows_resend(&session.response) {
-        snapshot.rules.metrics(&plan.claims).for_each(|limit| limit.pushbacks.add_one());
-    }
-    for claim in &plan.claims.claims {
+    let wall = snapshot.gate.clock().wall_unix_nanos().max(0);
+    let wall = Duration::from_nanos(u64::try_from(wall).unwrap_or(u64::MAX));
+    let Some(signal) = signal::read(&session.response, wall) else { return false };
+    let listens = |limit: &LimitId| snapshot.rules.rule(*limit).listens_to(status);
+    let shortest = plan.claims.limits().filter(listens).map(|limit| snapshot.span(limit)).min();
+    let Some(shortest) = shortest else { return false };
+    snapshot.rules.metrics(&plan.claims).for_each(|limit| limit.pushbacks.add_one());
+    let now = snapshot.gate.clock().now();
+    for claim in plan.claims.claims.iter().filter(|claim| listens(&claim.limit)) {
         let rule = snapshot.rules.rule(claim.limit);
-        if rule.pushback == super::claims::Pushback::Pause
-            && let Some(pause) = retry::pushback(&session.response, snapshot.span(claim.limit), wall)
-        {
-            snapshot.gate.pause(claim.limit, claim.key, pause);
+        let is_too_long = signal == Signal::Unnamed && snapshot.span(claim.limit) > shortest;
+        if rule.pushback == Pushback::Ignore || is_too_long {
+            continue;
         }
+        let credential = plan.credential(session, claim);
+        let asked = PauseRequest { signal, first: shortest, max_backoff: rule.max_backoff, credential };
+        let pause = snapshot.pauses.record(claim.limit, claim.key, asked, now);
+        snapshot.gate.pause(claim.limit, pause.key, pause.length);
     }
-    resent < plan.claims.retry && retry::allows_resend(&session.response)
+    resent < plan.claims.retry && retry::may_resend(status, session.head.method())
 }

@@ -104,6 +104,20 @@ impl Rules {
         Ok(found)
     }
 
+    /// Window that stands for a request's credential beside the window of a claim, see
+    /// [`PauseLog`](super::pushback::pause_log::PauseLog).
+    pub(super) fn credential(
+        &self,
+        claim: &Claim,
+        target: &Target,
+        head: &RequestHead,
+        admitted: &Admitted,
+        peer: IpAddr,
+    ) -> Option<Key> {
+        // No part of such a key depends on the path.
+        Request::new(target, head, admitted, peer, "").credential(self.rule(claim.limit), claim.key, &self.seed)
+    }
+
     /// Name of a limit that names the host but has no window among the claims.
     pub(super) fn uncounted_limit(&self, host: &str, port: u16, claims: &Claims) -> Option<&str> {
         let is_claimed = |id| claims.claims.iter().any(|claim| claim.limit == id);

@@ -134,6 +134,21 @@ impl<'a> Request<'a> {
         Ok(key.finish())
     }
 
+    /// Key of the window that stands for the request's credential beside the window `key`; `None` if
+    /// the rule tells no credentials apart, or servers could read several.
+    pub(super) fn credential(&self, rule: &Rule, key: Key, seed: &[u8; 16]) -> Option<Key> {
+        if rule.pushback_key.is_empty() {
+            return None;
+        }
+        let mut hasher = KeyHasher::new(rule.shared_seed.as_ref(), seed);
+        hasher.add(Some(b"credential"));
+        hasher.add(Some(&key.0.to_le_bytes()));
+        for part in &rule.pushback_key {
+            self.add_part(rule, part, std::slice::from_mut(&mut hasher)).ok()?;
+        }
+        Some(hasher.finish())
+    }
+
     /// Adds a part that has one reading to each of the keys.
     fn add_part(&self, rule: &Rule, part: &KeyPart, keys: &mut [KeyHasher]) -> Result<(), Refusal> {
         match part {

@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::access::Admitted;
 use super::claims::Claims;
 use super::outcome::Failure;
@@ -21,7 +23,7 @@ use super::session::Session;
 use super::wait::{self, Granted};
 use super::wait_prefs;
 use crate::gate::{Answer, Patience, Permit, Refused};
-use crate::locker::AskKind;
+use crate::locker::{AskKind, Claim, Key};
 
 /// Most permits of one request that may come too late. The request has its connection by then, so
 /// each takes 250 ms of delay elsewhere: in the store, in the gateway, or in an origin that breaks
@@ -43,6 +45,10 @@ pub(super) trait Claimant {
     /// With a plan, a connection is dialled shortly before the turn.
     fn plan(&self) -> Option<&Plan>;
 
+    /// Window that stands for the credential of the request beside the window of a claim; `None` if it
+    /// has none.
+    fn credential(&self, session: &Session, claim: &Claim) -> Option<Key>;
+
     /// Finds the claims again under the configuration in force, after a reload has replaced the one
     /// that they were found under.
     ///
@@ -62,6 +68,10 @@ impl Claimant for Plan {
 
     fn plan(&self) -> Option<&Plan> {
         Some(self)
+    }
+
+    fn credential(&self, session: &Session, claim: &Claim) -> Option<Key> {
+        Plan::credential(self, session, claim)
     }
 
     fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
@@ -116,7 +126,9 @@ pub(super) async fn ask(
     loop {
         let snapshot = &session.worker.snapshot;
         prefs.revision = claimant.claims().revision;
-        match snapshot.gate.ask(&claimant.claims().claims, claimant.admitted().caller, prefs) {
+        let pauses = snapshot.pauses.changes();
+        let asked = claims_in_force(session, claimant);
+        match snapshot.gate.ask(&asked, claimant.admitted().caller, prefs) {
             Answer::Go(permit) => {
                 snapshot.rules.metrics(claimant.claims()).for_each(|limit| limit.permit(Duration::ZERO));
                 return Ok(Granted { permit, held: None });
@@ -125,23 +137,50 @@ pub(super) async fn ask(
             Answer::Sorry(Refused::Reask) => claimant.claim_again(session, log)?,
             Answer::Sorry(refused) => return Err(snapshot.refusal(refused).into()),
             Answer::Wait(waiting) => {
-                let asked = snapshot.gate.clock().now();
+                let asked_at = snapshot.gate.clock().now();
                 claimant.admitted().remember_name(&snapshot.metrics);
                 // Boxed, so that a connection on which no request waits does not hold the memory of a wait.
                 let decided = Box::pin(wait::wait(session, waiting, claimant.claims(), claimant.plan())).await;
-                log.add_wait(asked, session.worker.snapshot.gate.clock().now());
+                log.add_wait(asked_at, session.worker.snapshot.gate.clock().now());
                 match decided? {
+                    // A pause of its credential began meanwhile: it waits for that, too, from its old place.
+                    Ok(_) if is_outdated(session, claimant, &asked, pauses) => {}
                     Ok(granted) => return Ok(granted),
-                    Err(Refused::Reask) => {
-                        claimant.claim_again(session, log)?;
-                        prefs.arrived = Some(log.started);
-                        prefs.kind = AskKind::Reask { retry };
-                    }
+                    Err(Refused::Reask) => claimant.claim_again(session, log)?,
                     Err(refused) => return Err(session.worker.snapshot.refusal(refused).into()),
                 }
+                prefs.arrived = Some(log.started);
+                prefs.kind = AskKind::Reask { retry };
             }
         }
     }
+}
+
+/// Claims of a request, with the windows of its credential that pause now.
+fn claims_in_force(session: &Session, claimant: &impl Claimant) -> SmallVec<[Claim; 2]> {
+    let found = &claimant.claims().claims;
+    let snapshot = &session.worker.snapshot;
+    let now = snapshot.gate.clock().now();
+    if !snapshot.pauses.is_active(now) {
+        return found.clone();
+    }
+    let mut claims = SmallVec::new();
+    for of_one in found.chunk_by(|one, next| one.limit == next.limit) {
+        claims.extend_from_slice(of_one);
+        claims.extend(of_one.iter().filter_map(|claim| {
+            let credential = || claimant.credential(session, claim);
+            let key = snapshot.pauses.paused_credential(claim.limit, claim.key, now, credential)?;
+            Some(Claim { key, ..*claim })
+        }));
+    }
+    claims
+}
+
+/// True if a request had to wait for another window than it was granted: its credential pauses since
+/// `pauses`, the number of changes of the pauses when it asked.
+fn is_outdated(session: &Session, claimant: &impl Claimant, asked: &[Claim], pauses: u64) -> bool {
+    let is_changed = session.worker.snapshot.pauses.changes() != pauses;
+    is_changed && claims_in_force(session, claimant).iter().any(|claim| !asked.contains(claim))
 }
 
 /// Obtains another permit after one that came too late to be used; the request keeps its place in

@@ -10,6 +10,7 @@ use super::request_log::RequestLog;
 use super::session::Session;
 use super::target::{Form, Target};
 use super::upstream::Upstream;
+use crate::locker::{Claim, Key};
 use crate::net::dial::DialStrategy;
 use crate::time::Time;
 
@@ -52,6 +53,12 @@ impl Plan {
     pub(super) fn pin_key(&self, session: &Session) -> PinKey {
         let upstream = self.upstream.clone();
         PinKey { upstream, caller: self.admitted.caller, version: session.worker.version() }
+    }
+
+    /// Window that stands for the credential of this request beside the window of a claim.
+    pub(super) fn credential(&self, session: &Session, claim: &Claim) -> Option<Key> {
+        let rules = &session.worker.snapshot.rules;
+        rules.credential(claim, &self.target, &session.head, &self.admitted, session.peer.ip())
     }
 
     /// Finds the claims again under the configuration in force, after a reload has replaced the one

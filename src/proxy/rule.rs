@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::key::KeyPart;
 use super::key_field;
@@ -35,8 +36,15 @@ pub struct Rule {
     pub cost: Cost,
     /// Highest cost, N of the limit; more is answered with 400.
     pub max_cost: u32,
-    /// Effect of a pushback (429, or 503 with Retry-After) on the window.
+    /// Effect of a pushback (429, or another refusal or failure that names a time) on the window.
     pub pushback: Pushback,
+    /// Statuses that are pushbacks, each from 400 to 599; empty: all of these.
+    pub pushback_on: Vec<u16>,
+    /// Parts of the request that stand for its credential: a pause holds for requests with the same
+    /// values, see `PauseLog`. Without readings; empty: it holds for the whole window.
+    pub pushback_key: Vec<KeyPart>,
+    /// Longest pause after a 429 that names no time.
+    pub max_backoff: Duration,
     /// Most times that a request is sent again after a pushback.
     pub retry: u8,
     /// True if the limit lets every request pass, even those that it cannot count.
@@ -57,13 +65,18 @@ pub enum Cost {
 /// Effect of an origin's pushback on a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pushback {
-    /// The window pauses until the time that the origin names.
+    /// The window pauses until the time that the origin names, for the request's credential.
     Pause,
     /// No effect.
     Ignore,
 }
 
 impl Rule {
+    /// True if a response with this status can be a pushback for this limit.
+    pub(super) fn listens_to(&self, status: u16) -> bool {
+        self.pushback_on.is_empty() || self.pushback_on.contains(&status)
+    }
+
     /// True if the rule names the host by a pattern other than `*`.
     pub(super) fn names(&self, host: &str, port: u16) -> bool {
         self.hosts.iter().any(|pattern| pattern.is_specific() && pattern.matches(host, port))

@@ -18,6 +18,7 @@ use super::claims;
 use super::metrics::Metrics;
 use super::named_hosts::NamedHosts;
 use super::pattern::HostPattern;
+use super::pushback::pause_log::PauseLog;
 use super::refusal::Refusal;
 use super::reused::Reused;
 use super::settings::{PoolSettings, Settings, Timeouts};
@@ -88,6 +89,8 @@ pub struct PreparedSnapshot {
     pub(super) tls: Reused<verify::Settings, Connector>,
     pub(super) tracer: Option<Reused<trace::Settings, trace::Tracer>>,
     pub(super) pool: PoolSettings,
+    /// Pauses that origins asked for; carried over by a reload.
+    pub(super) pauses: Arc<PauseLog>,
     /// Hosts with a warning logged already; carried over by a reload.
     pub(super) warned_hosts: Arc<WarnedHosts>,
     /// Client certificates, see [`Settings::identities`].
@@ -176,6 +179,7 @@ impl PreparedSnapshot {
             tls: Reused::reuse_or_make(before.map(|before| &before.tls), settings.tls, tls)?,
             tracer: tracer.transpose()?,
             pool: settings.pool,
+            pauses: before.map(|before| Arc::clone(&before.pauses)).unwrap_or_default(),
             warned_hosts: before.map(|before| Arc::clone(&before.warned_hosts)).unwrap_or_default(),
             identities: settings.identities,
             intercept: settings.intercept,
@@ -228,7 +232,7 @@ impl ConfigSnapshot {
         }
     }
 
-    /// T of a limit: pause for a pushback that states no time.
+    /// T of a limit: first pause after a pushback that states no time.
     ///
     /// One second for a limit that only caps `in_flight`.
     pub(super) fn span(&self, limit: LimitId) -> Duration {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::retry::seconds;
+use super::pushback::reset_time::seconds;
 use crate::gate::Patience;
 use crate::wire::{Name, RequestHead};
 

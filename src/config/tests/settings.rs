@@ -34,6 +34,8 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
     let rule = &settings.proxy.rules[0];
     assert!(matches!((&rule.cost, rule.max_cost), (Cost::Fixed(1), 5)));
     assert_eq!((rule.pushback, rule.retry, rule.key.len(), rule.ignore_case), (Pushback::Pause, 0, 0, false));
+    assert_eq!(rule.pushback_key, [KeyPart::Header("authorization".to_owned())]);
+    assert_eq!((&rule.pushback_on[..], rule.max_backoff), (&[][..], Duration::from_secs(60)));
     let timeouts = &settings.proxy.timeouts;
     let seconds =
         [timeouts.head, timeouts.connect, timeouts.answer, timeouts.idle, timeouts.tunnel_idle, timeouts.drain];
@@ -53,7 +55,7 @@ fn every_key_of_a_limit_reaches_its_room() {
         "[[limit]]\nname = \"a\"\nmatch = { host = \"A.example\", path = \"/v2/**\", method = [\"GET\", \"PURGE\"] }\nrequests = 1_000\nper = \"1h\"\n\
          key = [\"host\", \"caller\", \"path[2]\", \"header:X-Id\", \"query:Key\", \"method\"]\nwindow = \"calendar\"\nzone = \"Europe/Berlin\"\ncounts = \"answered\"\n\
          guard = \"20ms\"\ncost = \"header:X-Cost\"\nin_flight = 20\nwhen_full = \"refuse\"\nmax_wait = \"5s\"\nmax_waiting = 7\nshare_by = \"none\"\npriority = \"strict\"\n\
-         pushback = \"ignore\"\nretry = 2\ndry_run = true\nmax_keys = 9\nignore_case = true\n",
+         pushback = \"ignore\"\npushback_on = [403, 429]\npushback_key = [\"header:X-Api-Key\", \"caller\"]\nmax_backoff = \"2s\"\nretry = 2\ndry_run = true\nmax_keys = 9\nignore_case = true\n",
     );
     let limit = &settings.gate.limits[0];
     assert_eq!((&*limit.name, limit.in_flight, limit.dry_run, limit.max_keys), ("a", Some(20), true, 9));
@@ -67,6 +69,8 @@ fn every_key_of_a_limit_reaches_its_room() {
     let rule = &settings.proxy.rules[0];
     assert!(matches!(&rule.cost, Cost::Header(name) if name == "x-cost"));
     assert_eq!((rule.max_cost, rule.pushback, rule.retry), (1_000, Pushback::Ignore, 2));
+    assert_eq!((&rule.pushback_on[..], rule.max_backoff), (&[403, 429][..], Duration::from_secs(2)));
+    assert_eq!(rule.pushback_key, [KeyPart::Header("x-api-key".to_owned()), KeyPart::Caller]);
     assert_eq!((&rule.methods[..], rule.ignore_case), (&["GET".to_owned(), "PURGE".to_owned()][..], true));
     assert!(
         rule.hosts[0].matches("a.example", 443)
@@ -79,6 +83,20 @@ fn every_key_of_a_limit_reaches_its_room() {
     ));
     assert!(matches!(&key[3], KeyPart::Header(name) if name == "x-id"), "field names have no case");
     assert!(matches!(&key[4], KeyPart::Query(name) if name == "Key"), "query names have");
+}
+
+#[test]
+fn pauses_belong_to_credentials_unless_windows_or_gateways_tell_them_apart() {
+    let parts = |more: &str| {
+        let store = if more.contains("shared") { "[store]\nurl = \"redis://127.0.0.1\"\n" } else { "" };
+        let limit = format!("[[limit]]\nname = \"a\"\nrequests = 1\nper = \"1s\"\n{more}\n{store}");
+        good(&limit).proxy.rules[0].pushback_key.len()
+    };
+    assert_eq!(parts(""), 1);
+    assert_eq!(parts("pushback_key = []"), 0);
+    assert_eq!(parts("key = [\"header:Authorization\", \"caller\"]"), 0, "each window is of one credential");
+    assert_eq!(parts("shared = true"), 0);
+    assert_eq!(parts("shared = true\npushback_key = [\"caller\"]"), 1);
 }
 
 #[test]

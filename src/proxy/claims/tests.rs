@@ -1,6 +1,7 @@
 //! Tests of rule lookup: the windows that requests claim.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::super::path::models;
 use super::super::pattern::{HostPattern, PathPattern};
@@ -22,6 +23,9 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
         cost: Cost::Fixed(1),
         max_cost: 5,
         pushback: Pushback::Pause,
+        pushback_on: Vec::new(),
+        pushback_key: Vec::new(),
+        max_backoff: Duration::from_secs(60),
         retry: 0,
         dry_run: false,
         shared_seed: None,
