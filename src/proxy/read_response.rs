@@ -141,7 +141,7 @@ impl HeadReader {
             if let Some(stream) = origin.stream.as_origin() {
                 match ready!(stream.poll_response(cx, response)) {
                     Ok(ResponseKind::Final) => return Poll::Ready(Ok(())),
-                    Ok(ResponseKind::Interim) => drop(self.is_interim(response, caller)?),
+                    Ok(ResponseKind::Interim) => drop(self.is_interim(response, Version::Http2, caller)?),
                     Err(failure) => return Poll::Ready(Err(failure.into())),
                 }
                 continue;
@@ -157,7 +157,7 @@ impl HeadReader {
                     Ok(Some(length)) => {
                         origin.input.consume(length);
                         self.seen = 0;
-                        if !self.is_interim(response, caller)? {
+                        if !self.is_interim(response, Version::Http11, caller)? {
                             return Poll::Ready(Ok(()));
                         }
                         continue;
@@ -193,9 +193,12 @@ impl HeadReader {
         }
     }
 
-    /// Forwards an interim response, except to a caller of HTTP/1.0, which would take it for the final one. True if it
-    /// was one.
-    fn is_interim(&mut self, response: &ResponseHead, caller: &mut Conn) -> Result<bool, NoResponse> {
+    /// Forwards an interim response, except to a caller that would take it for the final one. True if it was one.
+    /// `origin`: version that it came by.
+    ///
+    /// HTTP/1.0 knows none. Many clients of HTTP/1.1 know only 100; servers spare them 103 (RFC 8297 §3), and send it by
+    /// HTTP/2, which such a client would not have spoken without the gateway. RFC 8297 §2 lets a proxy drop it.
+    fn is_interim(&mut self, response: &ResponseHead, origin: Version, caller: &mut Conn) -> Result<bool, NoResponse> {
         if response.status() >= 200 || response.status() == 101 {
             return Ok(false);
         }
@@ -203,7 +206,12 @@ impl HeadReader {
         if self.interim > MAX_INTERIM {
             return Err(Refusal::ProtocolError("it sends too many interim responses").into());
         }
-        if self.version > Version::Http10 {
+        let is_understood = match self.version {
+            Version::Http10 => false,
+            Version::Http11 => origin <= Version::Http11 || response.status() == 100,
+            Version::Http2 => true,
+        };
+        if is_understood {
             serialize::send_interim(response, self.version, caller)
                 .map_err(|_| NoResponse::Ended(Failure::CallerGone))?;
         }
