@@ -247,7 +247,11 @@ fn grpc_calls_pass_unary_and_streaming_in_both_directions_at_once() {
     let trailers = wait("trailers", body.trailers()).unwrap().expect("trailers");
     assert_eq!(trailers["grpc-status"], "0");
     let refused = caller.start(ask(), More::None).answer();
-    check_ours(&refused, 429, "http_request_error");
+    assert_eq!((refused.status, refused.text().as_str()), (200, ""), "{}", refused.raw);
+    assert_eq!((refused.field("content-type"), refused.field("grpc-status")), (Some("application/grpc"), Some("8")));
+    let pushback: u64 = refused.field("grpc-retry-pushback-ms").expect("a time").parse().unwrap();
+    assert!((3_000_000..=3_600_000).contains(&pushback), "{pushback}");
+    assert!(refused.field("grpc-message").is_some_and(|text| text.starts_with("full: ")), "{}", refused.raw);
     assert!(origin.seen().iter().all(|seen| seen.all("te") == ["trailers"]), "gRPC needs it end to end");
 }
 

@@ -227,7 +227,9 @@ fn waiters_policy(before: &Settings, after: &Settings) -> WaiterPolicy {
             cost,
             shared_seed,
             max_cost: _,
-            // A pause that its credential is told of is looked for when its turn comes.
+            // A wait that has begun keeps its bound. A pause of its credential is looked for when its turn comes.
+            obey_prefer: _,
+            deadline: _,
             pushback: _,
             pushback_on: _,
             pushback_key: _,

@@ -137,6 +137,8 @@ fn check(limit: LimitSection, name: Arc<str>, keying: &KeyContext, reports: &Rep
         methods: limit.matching.methods.into_iter().map(|at| at.value).collect(),
         key: limit.key.into_iter().map(|at| at.value).collect(),
         ignore_case,
+        obey_prefer: limit.obey_prefer,
+        deadline: limit.deadline.iter().map(|at| at.value.clone()).collect(),
         cost: limit.cost.or(Cost::Fixed(1)),
         max_cost,
         pushback: limit.pushback,

@@ -21,7 +21,8 @@ use jiff::tz::TimeZone;
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
 use super::value_parsers::{
-    MOST_SLOTS, TextPattern, cost, credential_part, failure_status, host, key_part, method, name, path_pattern, zone,
+    MOST_SLOTS, TextPattern, cost, credential_part, failure_status, field_name, host, key_part, method, name,
+    path_pattern, zone,
 };
 use crate::locker::{Counts, Priority, ShareBy, WhenFull};
 use crate::proxy::claims::{Cost, Pushback};
@@ -94,6 +95,10 @@ pub(super) struct LimitSection {
     ///
     /// From 0 to 366 days. Default: [`MAX_WAIT`].
     pub(super) max_wait: Duration,
+    /// `Prefer: wait` of a request shortens its longest wait. Default: true.
+    pub(super) obey_prefer: bool,
+    /// Fields that state how long their caller waits for a response. Default: none.
+    pub(super) deadline: Vec<Spanned<String>>,
     /// Waiters in one window. Default: 1000.
     ///
     /// A request beyond is refused at once.
@@ -177,6 +182,8 @@ impl LimitSection {
                 .get("when_full", |v| v.keyword(&[("wait", WhenFull::Wait), ("refuse", WhenFull::Refuse)]))
                 .or(WhenFull::Wait),
             max_wait: table.get("max_wait", |v| v.duration(NONE..=LONGEST)).or(MAX_WAIT),
+            obey_prefer: table.get("obey_prefer", TomlValue::boolean).or(true),
+            deadline: table.get("deadline", |v| v.list(field_name)).or(Vec::new()),
             max_waiting: table.get("max_waiting", |v| v.number(1..=MOST_SLOTS)).or(1_000),
             share_by: table
                 .get("share_by", |v| v.keyword(&[("caller", ShareBy::Caller), ("none", ShareBy::Nobody)]))

@@ -167,6 +167,13 @@ pub(super) fn credential_part(value: &TomlValue<'_>) -> Option<KeyPart> {
     }
 }
 
+/// Name of a header field (RFC 9110 §5.1), in lower case.
+pub(super) fn field_name(value: &TomlValue<'_>) -> Option<String> {
+    value.parse("the name of a header field, such as \"x-read-timeout\"", |text| {
+        is_name(text).then(|| text.to_ascii_lowercase())
+    })
+}
+
 /// Status of a refusal or a failure (RFC 9110 §15.5, §15.6).
 pub(super) fn failure_status(value: &TomlValue<'_>) -> Option<u16> {
     value.number(400..=599).and_then(|status| u16::try_from(status).ok())

@@ -10,6 +10,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
+use super::grpc;
 use super::outcome::Outcome;
 use super::problem::{self, PutField};
 use super::refusal::Refusal;
@@ -130,8 +131,13 @@ enum Persistence {
 ///
 /// A response to HEAD states the length of its body without sending it (RFC 9110 §9.3.2).
 fn send_refusal(session: &mut Session, refusal: &Refusal, persistence: Persistence, version: Version) -> u64 {
-    let body = refusal.body();
     let wall = session.worker.snapshot.gate.clock().wall_unix_nanos();
+    if grpc::is_call(&session.head) {
+        let fields = &|put: &mut PutField<'_>| refusal.grpc_fields(wall, put);
+        let response = LocalResponse { status: 200, reason: "OK", fields, connection: None, body: b"" };
+        return buffer_local(&response, version, &mut session.conn);
+    }
+    let body = refusal.body();
     let is_head = session.head.method() == "HEAD";
     let response = LocalResponse {
         status: refusal.status(),

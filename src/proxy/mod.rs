@@ -6,7 +6,7 @@
 //!
 //! | block | files |
 //! |---|---|
-//! | rules | `host` `uri_origin` `server_name` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `problem` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
+//! | rules | `host` `uri_origin` `server_name` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] [`metrics`] [`trace`] `tunnel_warnings` |
 //! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
@@ -37,6 +37,7 @@ mod first_admission;
 mod forward_response;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod grpc;
 mod h2_pool;
 mod header_rules;
 mod host;

@@ -93,7 +93,9 @@ pub(super) async fn obtain(
     plan: &mut Plan,
     kind: AskKind,
 ) -> Result<Granted, Failure> {
-    let prefs = Patience { kind, ..wait_prefs::of(&session.head) };
+    let rules = &session.worker.snapshot.rules;
+    let rules = plan.claims.limits().map(|limit| rules.rule(limit));
+    let prefs = Patience { kind, ..wait_prefs::under(&session.head, rules) };
     let granted = ask(session, log, plan, prefs).await?;
     let granted_at = granted.permit.granted_at();
     log.granted(session, &granted.permit);

@@ -19,8 +19,7 @@ impl Refusal {
         put("Content-Type", format_args!("application/problem+json"));
         put("Content-Length", format_args!("{length}"));
         put("Cache-Control", format_args!("no-store"));
-        let details = self.proxy_detail();
-        put("Proxy-Status", format_args!("lockgate; error={}; details={}", self.error(), QuotedString(&details)));
+        self.proxy_status(put);
         if let Some(wait) = self.retry_after() {
             put("Retry-After", format_args!("{}", seconds_up(wait)));
         }
@@ -34,6 +33,12 @@ impl Refusal {
         if status == 407 {
             put("Proxy-Authenticate", format_args!("Basic realm=\"lockgate\", charset=\"UTF-8\""));
         }
+    }
+
+    /// Calls `put` with Proxy-Status (RFC 9209).
+    pub(super) fn proxy_status(&self, put: &mut PutField<'_>) {
+        let details = self.proxy_detail();
+        put("Proxy-Status", format_args!("lockgate; error={}; details={}", self.error(), QuotedString(&details)));
     }
 
     /// Problem document, one line of JSON.
@@ -127,7 +132,7 @@ impl std::fmt::Display for QuotedString<'_> {
 }
 
 /// Rounds up to whole seconds, at least 1, so that an obedient caller never comes too early.
-fn seconds_up(wait: Duration) -> u64 {
+pub(super) fn seconds_up(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 

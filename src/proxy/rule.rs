@@ -32,6 +32,10 @@ pub struct Rule {
     /// True if letter case makes no difference in paths and in names of query parameters; `paths` are in lower case
     /// then.
     pub ignore_case: bool,
+    /// True if a request's `Prefer: wait` shortens its longest wait.
+    pub obey_prefer: bool,
+    /// Names of fields that state the time that its caller waits for a response, in lower case.
+    pub deadline: Vec<String>,
     /// Number of slots that a request takes.
     pub cost: Cost,
     /// Highest cost, N of the limit; more is answered with 400.
@@ -72,6 +76,30 @@ pub enum Pushback {
 }
 
 impl Rule {
+    /// A rule that counts every request in one window, for tests.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Rule {
+        Rule {
+            name: "a".into(),
+            hosts: Vec::new(),
+            paths: Vec::new(),
+            methods: Vec::new(),
+            key: Vec::new(),
+            ignore_case: false,
+            obey_prefer: true,
+            deadline: Vec::new(),
+            cost: Cost::Fixed(1),
+            max_cost: 5,
+            pushback: Pushback::Pause,
+            pushback_on: Vec::new(),
+            pushback_key: Vec::new(),
+            max_backoff: Duration::from_secs(60),
+            retry: 0,
+            dry_run: false,
+            shared_seed: None,
+        }
+    }
+
     /// True if a response with this status can be a pushback for this limit.
     pub(super) fn listens_to(&self, status: u16) -> bool {
         self.pushback_on.is_empty() || self.pushback_on.contains(&status)

@@ -1,20 +1,65 @@
-//! Wait preferences of a request: `Prefer: wait` and `Priority`.
+//! Wait preferences of a request: the longest wait that it states, and its `Priority`.
+//!
+//! | field | longest wait |
+//! |---|---|
+//! | `Lockgate-Max-Wait: 2.5` | 2.5 s |
+//! | `Prefer: wait=2.5` | 2.5 s, unless its limits have `obey_prefer = false` |
+//! | `grpc-timeout: 2500m`, of a call of gRPC | 2.5 s |
+//! | a field in `deadline` of one of its limits | seconds, or a duration such as `2.5s`; of a field whose name ends with `-ms`, milliseconds |
+//!
+//! The shortest applies. Each can only shorten the limit's own `max_wait`: a response that comes after
+//! the caller has given up would waste its slot.
 
 use std::time::Duration;
 
-use super::pushback::reset_time::seconds;
+use super::grpc;
+use super::pushback::reset_time::{duration, milliseconds, seconds};
+use super::rule::Rule;
 use crate::gate::Patience;
 use crate::wire::{Name, RequestHead};
+
+/// Field of our own, in seconds.
+const OWN_FIELD: &str = "lockgate-max-wait";
 
 /// Reads a request's preferences for its wait in the queue. Invalid values are ignored: both fields are only
 /// preferences.
 pub(super) fn of(head: &RequestHead) -> Patience {
     let plain = Patience::default();
-    Patience { urgency: urgency(head).unwrap_or(plain.urgency), max_wait: max_wait(head), ..plain }
+    let max_wait = shorter(head.find(OWN_FIELD).and_then(seconds), prefer_wait(head));
+    Patience { urgency: urgency(head).unwrap_or(plain.urgency), max_wait, ..plain }
+}
+
+/// The same for a request that counts under these rules.
+pub(super) fn under<'r>(head: &RequestHead, rules: impl Iterator<Item = &'r Rule>) -> Patience {
+    let plain = Patience::default();
+    let mut max_wait = head.find(OWN_FIELD).and_then(seconds);
+    if grpc::is_call(head) {
+        max_wait = shorter(max_wait, head.find("grpc-timeout").and_then(grpc::timeout));
+    }
+    for rule in rules {
+        if rule.obey_prefer {
+            max_wait = shorter(max_wait, prefer_wait(head));
+        }
+        for name in &rule.deadline {
+            max_wait = shorter(max_wait, head.find(name).and_then(|value| stated(name, value)));
+        }
+    }
+    Patience { urgency: urgency(head).unwrap_or(plain.urgency), max_wait, ..plain }
+}
+
+/// The shorter of two waits; `None` bounds nothing.
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
+}
+
+/// Time that the value of a field states.
+fn stated(name: &str, value: &[u8]) -> Option<Duration> {
+    let number = if name.ends_with("-ms") { milliseconds(value) } else { seconds(value) };
+    number.or_else(|| duration(value))
 }
 
 /// `Prefer: wait=N` (RFC 7240 §4.3), in seconds; a fraction is accepted too. The first of several applies (§2).
-fn max_wait(head: &RequestHead) -> Option<Duration> {
+fn prefer_wait(head: &RequestHead) -> Option<Duration> {
     let (_, value) =
         head.all(Name::Prefer).flat_map(members).map(pair).find(|(name, _)| name.eq_ignore_ascii_case(b"wait"))?;
     let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
@@ -98,6 +143,30 @@ mod tests {
             assert_eq!(wait_ms(value), None, "{value}");
         }
         assert_eq!(wait_ms("wait=99999999999999999999"), Some(Duration::from_secs(u64::MAX).as_millis()));
+    }
+
+    #[test]
+    fn the_shortest_of_all_stated_times_bounds_the_wait() {
+        let mut rule =
+            Rule { deadline: vec!["x-read-timeout".to_owned(), "x-timeout-ms".to_owned()], ..Rule::for_test() };
+        let wait = |fields: &str, rule: &Rule| {
+            let head = RequestHead::parse_for_test(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes());
+            under(&head, std::iter::once(rule)).max_wait.map(|wait| wait.as_millis())
+        };
+        for (fields, wanted) in [
+            ("X-Read-Timeout: 600\r\n", Some(600_000)),
+            ("X-Read-Timeout: 2.5s\r\n", Some(2500)),
+            ("X-Timeout-Ms: 2500\r\n", Some(2500)),
+            ("X-Read-Timeout: 600\r\nX-Timeout-Ms: 70\r\nPrefer: wait=1\r\n", Some(70)),
+            ("X-Read-Timeout: 600\r\nPrefer: wait=1\r\n", Some(1000)),
+            ("Lockgate-Max-Wait: 0.5\r\nPrefer: wait=1\r\n", Some(500)),
+            ("X-Read-Timeout: none\r\ngrpc-timeout: 1S\r\n", None),
+        ] {
+            assert_eq!(wait(fields, &rule), wanted, "{fields}");
+        }
+        rule.obey_prefer = false;
+        assert_eq!(wait("Prefer: wait=1\r\n", &rule), None);
+        assert_eq!(wait("Lockgate-Max-Wait: 0.5\r\nPrefer: wait=0\r\n", &rule), Some(500));
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
     assert_eq!((rule.pushback, rule.retry, rule.key.len(), rule.ignore_case), (Pushback::Pause, 0, 0, false));
     assert_eq!(rule.pushback_key, [KeyPart::Header("authorization".to_owned())]);
     assert_eq!((&rule.pushback_on[..], rule.max_backoff), (&[][..], Duration::from_secs(60)));
+    assert!(rule.obey_prefer && rule.deadline.is_empty());
     let timeouts = &settings.proxy.timeouts;
     let seconds =
         [timeouts.head, timeouts.connect, timeouts.answer, timeouts.idle, timeouts.tunnel_idle, timeouts.drain];
@@ -54,7 +55,7 @@ fn every_key_of_a_limit_reaches_its_room() {
     let settings = good(
         "[[limit]]\nname = \"a\"\nmatch = { host = \"A.example\", path = \"/v2/**\", method = [\"GET\", \"PURGE\"] }\nrequests = 1_000\nper = \"1h\"\n\
          key = [\"host\", \"caller\", \"path[2]\", \"header:X-Id\", \"query:Key\", \"method\"]\nwindow = \"calendar\"\nzone = \"Europe/Berlin\"\ncounts = \"answered\"\n\
-         guard = \"20ms\"\ncost = \"header:X-Cost\"\nin_flight = 20\nwhen_full = \"refuse\"\nmax_wait = \"5s\"\nmax_waiting = 7\nshare_by = \"none\"\npriority = \"strict\"\n\
+         guard = \"20ms\"\ncost = \"header:X-Cost\"\nin_flight = 20\nwhen_full = \"refuse\"\nmax_wait = \"5s\"\nobey_prefer = false\ndeadline = [\"X-Read-Timeout\"]\nmax_waiting = 7\nshare_by = \"none\"\npriority = \"strict\"\n\
          pushback = \"ignore\"\npushback_on = [403, 429]\npushback_key = [\"header:X-Api-Key\", \"caller\"]\nmax_backoff = \"2s\"\nretry = 2\ndry_run = true\nmax_keys = 9\nignore_case = true\n",
     );
     let limit = &settings.gate.limits[0];
@@ -69,6 +70,7 @@ fn every_key_of_a_limit_reaches_its_room() {
     let rule = &settings.proxy.rules[0];
     assert!(matches!(&rule.cost, Cost::Header(name) if name == "x-cost"));
     assert_eq!((rule.max_cost, rule.pushback, rule.retry), (1_000, Pushback::Ignore, 2));
+    assert_eq!((rule.obey_prefer, &rule.deadline[..]), (false, &["x-read-timeout".to_owned()][..]));
     assert_eq!((&rule.pushback_on[..], rule.max_backoff), (&[403, 429][..], Duration::from_secs(2)));
     assert_eq!(rule.pushback_key, [KeyPart::Header("x-api-key".to_owned()), KeyPart::Caller]);
     assert_eq!((&rule.methods[..], rule.ignore_case), (&["GET".to_owned(), "PURGE".to_owned()][..], true));

@@ -1,7 +1,6 @@
 //! Tests of rule lookup: the windows that requests claim.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use super::super::path::models;
 use super::super::pattern::{HostPattern, PathPattern};
@@ -19,16 +18,7 @@ fn rule(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str], key: Vec<K
         paths: paths.iter().map(|path| PathPattern::parse(path).expect(path)).collect(),
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         key,
-        ignore_case: false,
-        cost: Cost::Fixed(1),
-        max_cost: 5,
-        pushback: Pushback::Pause,
-        pushback_on: Vec::new(),
-        pushback_key: Vec::new(),
-        max_backoff: Duration::from_secs(60),
-        retry: 0,
-        dry_run: false,
-        shared_seed: None,
+        ..Rule::for_test()
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn wait(value: &[u8], now: Duration) -> Option<Duration> {
 }
 
 /// Parses a number of milliseconds, perhaps with a fraction.
-pub(super) fn milliseconds(value: &[u8]) -> Option<Duration> {
+pub(in crate::proxy) fn milliseconds(value: &[u8]) -> Option<Duration> {
     // A thousandth of as many seconds; the nanoseconds that the division cuts off are below any timer.
     seconds(value).map(|thousandfold| thousandfold / 1000)
 }
@@ -83,7 +83,7 @@ pub(in crate::proxy) fn seconds(value: &[u8]) -> Option<Duration> {
 }
 
 /// Parses a duration as Go writes it: numbers with units, added up.
-fn duration(value: &[u8]) -> Option<Duration> {
+pub(in crate::proxy) fn duration(value: &[u8]) -> Option<Duration> {
     let (mut rest, mut sum) = (value, Duration::ZERO);
     while !rest.is_empty() {
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'.').count();
