@@ -3,48 +3,49 @@
 use std::time::Duration;
 
 use crate::locker::RefusalReason;
+use crate::proxy::pushback::reset_time::{FIRST_MOMENT, seconds, wait};
+use crate::proxy::pushback::signal::{self, Signal};
 use crate::proxy::refusal::Refusal;
-use crate::proxy::retry::{allows_resend, may_push_back, pushback, seconds};
 use crate::wire::{Name, ResponseHead};
 
-/// Longest pause.
-const HOUR: Duration = Duration::from_secs(3600);
-
-/// Retry-After of an origin: no pause is longer than an hour or shorter than what the origin asks for, a further
-/// field never makes it shorter, and a later time never gives a shorter pause. The first byte selects the status.
+/// Pushback fields of an origin: only refusals and failures push back, and a 429 always does; no wait is shorter than
+/// what Retry-After asks for, a further Retry-After never makes it shorter, and a later time never makes it longer. The
+/// first byte selects the status.
 pub fn retry_after(input: &[u8]) {
     let [choice, fields @ ..] = input else { return };
     let status = [429_u16, 503, 200, 500][usize::from(choice % 4)];
     let mut head = ResponseHead::default();
     let text = [format!("HTTP/1.1 {status} X\r\n").as_bytes(), fields, b"\r\n\r\n"].concat();
     let Ok(Some(_)) = head.read(&text) else { return };
-    let now = i128::from(*choice) * 1_000_000_000_000_000_007;
-    let span = Duration::from_millis(u64::from(*choice) * 31);
-    let pause = pushback(&head, span, now);
-    assert!(pause.is_none_or(|pause| pause <= HOUR));
-    assert!(pause.is_none() || may_push_back(status));
-    assert_eq!(pause.is_some(), allows_resend(&head));
-    if status == 429 {
-        assert!(pause.is_some());
-    }
+    let now = Duration::from_secs(u64::from(*choice) * 1_000_000_007);
+    let found = signal::read(&head, now);
+    assert!(found.is_none() || (400..600).contains(&status));
+    assert!(status != 429 || found.is_some());
+    assert!(found != Some(Signal::Unnamed) || status == 429);
     let values: Vec<&[u8]> = head.all(Name::RetryAfter).collect();
-    for value in &values {
-        if let (Some(asked), Some(pause)) = (seconds(value), pause) {
-            assert!(pause >= asked.min(HOUR), "{} gives {pause:?}", value.escape_ascii());
-            assert!(may_push_back(status));
+    let has_ms = head.fields().any(|(_, name, _)| name.to_ascii_lowercase().ends_with(b"retry-after-ms"));
+    for value in values.iter().filter(|_| !has_ms && status != 200) {
+        if let Some(asked) = seconds(value).filter(|asked| asked.as_secs() < FIRST_MOMENT) {
+            assert!(named(found) >= Some(asked), "{} gives {found:?}", value.escape_ascii());
         }
     }
     let more = [&text[..text.len() - 2], b"Retry-After: 7\r\n\r\n"].concat();
     let mut longer = ResponseHead::default();
     if let Ok(Some(_)) = longer.read(&more) {
-        let with_more = pushback(&longer, span, now);
-        // A limit's own time counts only where no field has one.
-        let asked = pushback(&head, Duration::ZERO, now);
-        assert!(with_more >= asked, "{with_more:?} {asked:?}");
-        // A gateway whose clock is ahead comes no later than one whose clock is right.
-        assert!(pushback(&longer, span, now + 1_000_000_000) <= with_more);
+        let with_more = named(signal::read(&longer, now));
+        // Retry-After counts before fields that tell of a quota.
+        if values.iter().any(|value| wait(value, now).is_some()) {
+            assert!(with_more >= named(found), "{with_more:?} {found:?}");
+        }
+        // A gateway whose clock is ahead waits no longer than one whose clock is right.
+        assert!(named(signal::read(&longer, now + Duration::from_secs(1))) <= with_more);
     }
     values.iter().for_each(|value| check_number(value));
+}
+
+/// Wait that a pushback names.
+fn named(found: Option<Signal>) -> Option<Duration> {
+    if let Some(Signal::For(wait)) = found { Some(wait) } else { None }
 }
 
 /// Numbers grow with each digit, and a fraction adds less than a second.

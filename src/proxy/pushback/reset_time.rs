@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 /// Time added to a wait in whole seconds. Origins often round down, so an obedient caller would come too early.
 const ROUNDING: Duration = Duration::from_millis(500);
 /// Numbers from this one on are moments: as seconds they would be 31 years. What Envoy takes for a moment, too.
-const FIRST_MOMENT: u64 = 1_000_000_000;
+pub(in crate::proxy) const FIRST_MOMENT: u64 = 1_000_000_000;
 /// Numbers from this one on are moments in milliseconds: as seconds they would be in the year 5138.
 const FIRST_MOMENT_MS: u64 = 100_000_000_000;
 
@@ -32,7 +32,7 @@ const UNITS: [(&[u8], u64); 9] = [
 
 /// Parses a value in any of the forms above. `now`: time since 1970 by the origin's clock. A moment that is past is a
 /// wait of half a second, as its seconds may be rounded down.
-pub(super) fn wait(value: &[u8], now: Duration) -> Option<Duration> {
+pub(in crate::proxy) fn wait(value: &[u8], now: Duration) -> Option<Duration> {
     if let Some(number) = seconds(value) {
         return Some(match number.as_secs() {
             0..FIRST_MOMENT if value.contains(&b'.') => number,
