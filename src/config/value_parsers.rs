@@ -163,7 +163,7 @@ pub(super) fn credential_part(value: &TomlValue<'_>) -> Option<KeyPart> {
             format_args!("`{}` cannot be part of the path or the query", value.key),
             "\"header:authorization\", another \"header:NAME\", or \"caller\"; or key = […], with windows that pause by themselves",
         ),
-        part => Some(part),
+        part @ (KeyPart::Host | KeyPart::Caller | KeyPart::Header(_) | KeyPart::Method) => Some(part),
     }
 }
 
