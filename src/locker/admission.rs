@@ -11,6 +11,7 @@ use super::decide::{ClaimCheck, ClaimChecks};
 use super::overflow::displaces;
 use super::queue::{DequeueReason, Location, Queue, Waiter, WindowDemand};
 use super::queue_position::QueuePosition;
+use super::window::Window;
 use super::window_table::WindowTable;
 use crate::time::Time;
 
@@ -239,7 +240,11 @@ impl Queue {
                     window.fits(rule, claim.cost, now)
                 }
                 Some(_) => true,
-                None => rule.live < rule.max_keys,
+                // One of a dry run: other limits have let a cost pass that this one never would.
+                None => {
+                    rule.live < rule.max_keys
+                        && Window::new(claim.limit, claim.key, rule, now).fits(rule, claim.cost, now)
+                }
             };
             let check = ClaimCheck { window, limit: claim.limit, room, awaits_io: false };
             counters.take_claim(&mut grant, claim, check, now);

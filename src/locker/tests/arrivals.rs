@@ -166,6 +166,29 @@ fn a_dry_run_counts_and_lets_everything_go() {
 }
 
 #[test]
+fn a_dry_run_does_not_count_what_its_limit_would_never_let_go_also_after_a_wait_for_another() {
+    let rule = Limit { dry_run: true, ..limit(1, 1000, Kind::Sliding) };
+    let mut locker = Locker::new(vec![rule, limit(2, 100, Kind::Sliding)]);
+    for (key, wait) in [(0, 0), (1, 100)] {
+        let claims = [claim(0, key, 2), claim(1, 0, 2)];
+        let grant = match locker.ask(&ask(&claims, 1), ms(0)) {
+            Verdict::Go(mut grant) => {
+                locker.settle(&mut grant, SettlePoint::Sent, ms(0));
+                grant
+            }
+            Verdict::Wait(..) => {
+                locker.handle_timeout(ms(wait));
+                let Some((_, Verdict::Go(grant))) = locker.poll_verdict() else { panic!("its slots are free") };
+                grant
+            }
+            Verdict::Sorry(sorry) => panic!("{sorry:?}"),
+        };
+        assert!(grant.dry_run_hit().is_some());
+        assert_eq!(locker.usage(LimitId(0), Key(key), ms(wait)).taken, 0);
+    }
+}
+
+#[test]
 fn a_request_without_claims_goes_and_owes_nothing() {
     let mut locker = Locker::new(Vec::new());
     let Verdict::Go(grant) = locker.ask(&ask(&[], 1), ms(0)) else { panic!() };
