@@ -225,7 +225,7 @@ fn a_time_is_read_from_whatever_field_names_it() {
         ("x-ratelimit-reset-requests: 10m2.5s\r\n".to_owned(), 602_500.0),
     ] {
         let told = pause_after(&fields, &limit(100, "1m", "max_wait = \"100ms\""));
-        // What the gateway took for the two requests has passed of it.
+        // The time that the two requests took has passed of it.
         assert!((wanted - 60_000.0..=wanted).contains(&told), "{fields}: {told}");
     }
 }

@@ -47,7 +47,7 @@ fn systemd_is_told_of_every_turn() {
     gateway.hand_over();
     assert!(told().starts_with("RELOADING=1\n"), "the old one reads the file once more");
     assert_eq!(told().trim(), "READY=1");
-    // It has no connection left, so it ends by itself, and that concerns nobody.
+    // It has no connection left, so it ends by itself, and no caller sees that.
     assert!(gateway.ended().success());
     assert_eq!(told().trim(), format!("MAINPID={}\nREADY=1", gateway.serving().as_raw_nonzero()));
     assert_eq!(gateway.get(&origin.url("/")).status, 200);

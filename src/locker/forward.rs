@@ -28,7 +28,7 @@ const FORWARDED: u32 = 1 << 31;
 /// back. Keeps the limits and windows of before as a directory, by which grants know their slots;
 /// nothing is counted in them any more, and new keys only get a place there. It grants nothing by
 /// itself: each ask waits, and each input becomes at most one event per slot that it is about.
-/// Where the process before this one still has requests, their events are passed on as far as that
+/// Events of requests that the process before this one still has are passed on as far as that
 /// process holds the slots.
 #[derive(Debug)]
 pub struct Forwarder {

@@ -79,7 +79,7 @@ pub(crate) fn times(seldom: usize, often: usize) -> usize {
     if std::env::var_os("LOCKGATE_SLOW").is_some() { often } else { seldom }
 }
 
-/// A loopback port that nobody uses; from below the range that port 0 is given from, and kept from other test runs: a socket
+/// A loopback port that is not in use; from below the range that port 0 is given from, and kept from other test runs: a socket
 /// that does not listen holds it, and lets one with SO_REUSEADDR listen beside it.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::*;
 
-/// What the journal has written, and the write under way.
+/// Records that the journal has written, and the write under way.
 #[derive(Default)]
 pub(super) struct SimDisk {
     pub(super) limits: Vec<LimitSnapshot>,

@@ -123,7 +123,7 @@ fn moved<'a>(from: Length, to: Length, pieces: impl Iterator<Item = &'a [u8]>) -
         }
     }
     if failure.is_none() {
-        // The source is at its end now; writing out fails, because nobody reads.
+        // The source is at its end now; writing out fails, because the peer does not read.
         let mut cx = Context::from_waker(Waker::noop());
         failure = match body.poll_move(&mut cx, &mut source, &mut sink) {
             std::task::Poll::Ready(Err(error)) if !matches!(error, BodyError::Sink(_)) => Some(error),

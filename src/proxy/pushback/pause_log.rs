@@ -49,7 +49,7 @@ struct WindowPauses {
 /// Pause that a response asks for, for one window.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy) struct PauseRequest {
-    /// What the response says.
+    /// Pushback that the response contains.
     pub(in crate::proxy) signal: Signal,
     /// First pause if it names no time.
     pub(in crate::proxy) first: Duration,

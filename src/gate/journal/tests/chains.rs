@@ -114,7 +114,7 @@ impl RestartChain {
         let requests = [5, 9, 30][self.below(3) as usize];
         let per = HOUR / 2 * (self.below(4) as u32 + 1);
         self.limit.rate = Some(Rate { requests, per, ..rate });
-        // What a longer span counts, but a shorter one forgot, may be any number.
+        // Slots that a longer span counts, but a shorter one forgot, may be any number.
         self.has_crashed = true;
     }
 

@@ -31,7 +31,7 @@ pub(super) enum WorldMutant {
     IdentityIgnored,
     /// The doubt of a gateway starts no epoch.
     DoubtIgnored,
-    /// What a gateway held before a new session is free.
+    /// Slots that a gateway held before a new session are free.
     NewSessionHoldsNothing,
     /// Its flights too.
     NewSessionFliesNothing,

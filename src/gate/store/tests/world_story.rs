@@ -280,7 +280,7 @@ impl World {
         self.gateways[number].locker.reload(limits, MAX_SETTLE_TIME, now);
         if self.story.reloads.is_empty() {
             for limit in RELOADED {
-                // What was granted by the former rates leaves within a lease, and what the store
+                // Grants by the former rates leave within a lease, and what the store
                 // counted by a fixed window of them ends with it.
                 self.origin.end_former_rates(limit, self.now + SECOND);
             }
