@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::admin::{queued, watched};
 use crate::support::*;
 
 /// Says `refusal` to the first `times` requests, then 200.
@@ -166,19 +167,31 @@ fn an_empty_pushback_key_pauses_the_window() {
 
 #[test]
 fn those_who_wait_when_a_pause_of_their_credential_begins_wait_for_it_too() {
-    let origin = strict_with("Bearer broke", SPENT);
-    // The first takes the only slot, the others queue up behind it; their slots open one by one.
-    let gateway = Gateway::start(&limit(1, "400ms", "max_wait = \"20s\""));
-    let others = std::thread::scope(|scope| {
-        assert_eq!(get_as(&gateway, &origin, "Bearer broke"), 429);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let origin = Origin::scripted(move |request, link| {
+        if request.field("authorization") == Some("Bearer broke") {
+            held.lock().unwrap().recv().ok();
+            link.send(SPENT);
+            return Next::Keep;
+        }
+        link.answer(200, "ok")
+    });
+    // One at a time: the others queue up behind the first.
+    let (gateway, admin) = watched(&limit(100, "100ms", "in_flight = 1\nmax_wait = \"3s\""), "");
+    let statuses = std::thread::scope(|scope| {
         let ask = |credential: &'static str| {
             let (gateway, origin) = (&gateway, &origin);
             scope.spawn(move || get_as(gateway, origin, credential))
         };
-        let asked = ["Bearer good", "Bearer broke", "Bearer fine"].map(ask);
-        asked.map(|asked| asked.join().expect("an answer"))
+        let first = ask("Bearer broke");
+        eventually("the first is with the origin", || origin.count() == 1);
+        let others = ["Bearer good", "Bearer broke", "Bearer fine"].map(ask);
+        queued(admin, "the-limit", 3);
+        drop(release);
+        [first].into_iter().chain(others).map(|asked| asked.join().expect("an answer")).collect::<Vec<_>>()
     });
-    assert_eq!(others, [200, 429, 200]);
+    assert_eq!(statuses, [429, 200, 429, 200]);
     assert_eq!(origin.count(), 3, "the dead key was sent once");
 }
 
