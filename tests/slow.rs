@@ -219,3 +219,24 @@ fn tunnels_and_upgrades_are_in_flight_until_they_end() {
         assert!(Instant::now() < end, "the last one's place was never given back");
     }
 }
+
+#[test]
+fn memory_of_half_sent_heads_goes_back_when_their_callers_leave() {
+    const CALLERS: u64 = 500;
+    let gateway = Gateway::start(UNLIMITED);
+    let before = gateway.memory_kib();
+    let head = format!("GET http://127.0.0.1:1/ HTTP/1.1\r\nX: {}", "a".repeat(15 << 10));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let mut caller = gateway.caller();
+            caller.send(head.as_str());
+            caller
+        })
+        .collect();
+    eventually("all heads are read", || gateway.memory_kib() >= before + CALLERS * 15);
+    drop(callers);
+    // Each thread keeps some of the blocks for its next callers, and what the connections needed besides may stay.
+    let threads = u64::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+    let kept = threads * (1 << 10) + CALLERS * 8;
+    eventually("their memory is given back", || gateway.memory_kib() < before + kept);
+}

@@ -6,17 +6,14 @@
 
 use std::cell::RefCell;
 
+pub use super::block::BLOCK;
+use super::block::Block;
 use super::head::MAX_HEAD;
 
-/// Size of a block, in bytes: a small response with its head arrives in one read, a large body in few.
-pub const BLOCK: usize = 16 * 1024;
-
-/// Most blocks, and most write buffers, in the pools of a thread: 4 MiB each.
-const POOL_SIZE: usize = 256;
+/// Most write buffers in the pool of a thread: 1 MiB.
+const POOL_SIZE: usize = 64;
 
 thread_local! {
-    /// Free blocks of [`BLOCK`] bytes, at most [`POOL_SIZE`].
-    static READ_POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
     /// Free write buffers, at most [`POOL_SIZE`], of up to twice [`BLOCK`] bytes each.
     static WRITE_POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
@@ -28,7 +25,7 @@ thread_local! {
 #[derive(Debug, Default)]
 pub struct Buffer {
     /// Memory of the queue; empty before use.
-    block: Box<[u8]>,
+    block: Block,
     /// Position of the first waiting byte.
     start: usize,
     /// Position behind the last waiting byte; `start <= end <= block.len()`.
@@ -63,16 +60,16 @@ impl Buffer {
     /// count only after [`Buffer::filled`].
     pub fn room(&mut self) -> &mut [u8] {
         if self.block.is_empty() {
-            self.block = READ_POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BLOCK].into_boxed_slice());
+            self.block = Block::take();
         }
         if self.end == self.block.len() {
             if self.start > 0 {
                 self.block.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
             } else if self.block.len() < MAX_HEAD {
-                let mut larger = vec![0; MAX_HEAD];
+                let mut larger = Block::zeroed(MAX_HEAD);
                 larger[..self.end].copy_from_slice(self.bytes());
-                self.block = larger.into_boxed_slice();
+                self.block = larger;
             }
         }
         &mut self.block[self.end..]
@@ -90,25 +87,15 @@ impl Buffer {
         if !self.is_empty() || self.block.is_empty() {
             return;
         }
-        let block = std::mem::take(&mut self.block);
         (self.start, self.end) = (0, 0);
-        if block.len() == BLOCK {
-            READ_POOL.with_borrow_mut(|blocks| {
-                if blocks.len() < POOL_SIZE {
-                    blocks.push(block);
-                }
-            });
-        }
+        std::mem::take(&mut self.block).put_back();
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         (self.start, self.end) = (0, 0);
-        // A thread that ends has no pool any more; the block is freed then.
-        if READ_POOL.try_with(|_| ()).is_ok() {
-            self.release();
-        }
+        self.release();
     }
 }
 

@@ -21,6 +21,7 @@
 //! [`stream`] and [`http2`] are one recursion: a stream of HTTP/2 is a [`Stream`], and may carry
 //! TLS, HTTP/2 and their streams in turn.
 
+mod block;
 pub mod buffer;
 pub mod chunked;
 pub mod conn;
