@@ -58,3 +58,4 @@ mod translation; // between HTTP/1.1 and HTTP/2 nothing is lost or smuggled
 mod tuning; // limits changed while requests wait
 mod unchanged; // programs that know nothing of us: each of their requests is counted
 mod waiting; // in turn, at once, and forgotten when gone
+mod windows; // flow control of HTTP/2 follows what is consumed

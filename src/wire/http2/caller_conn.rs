@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::Reason;
 use h2::server::{Builder, Connection, SendResponse};
+use h2::{Ping, PingPong, Reason};
 use http::Response;
 use tokio::io::ReadBuf;
 
@@ -19,6 +19,7 @@ use super::frame_observer::FrameObserver;
 use super::limits::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use super::lower_stream::{LowerStream, Released};
 use super::stream_content::{StreamContent, to_io_error};
+use super::window_growth::{PingPolicy, StreamMeter, WindowGrowth};
 use super::wire_state::WireState;
 use crate::wire::head::{EndStream, HeadError, MAX_HEAD, RequestHead};
 
@@ -28,6 +29,12 @@ pub struct H2CallerConn<S: LowerStream> {
     connection: Connection<FrameObserver<S>, Bytes>,
     /// Findings of the observer; here the abuse score.
     wire: Arc<WireState>,
+    /// Windows of the streams.
+    windows: WindowGrowth,
+    /// PING of `h2`, by which round trips are measured.
+    ping: Option<PingPong>,
+    /// True while a PING is unanswered.
+    is_pinged: bool,
     /// Place of the stream after the connection.
     released: Released<S>,
 }
@@ -60,8 +67,9 @@ impl<S: LowerStream> H2CallerConn<S> {
             // Larger heads are answered 431 by `h2`, far larger ones end the connection.
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER);
-        let connection = settings.handshake(observer).await.map_err(to_io_error)?;
-        Ok(H2CallerConn { connection, wire, released })
+        let mut connection = settings.handshake(observer).await.map_err(to_io_error)?;
+        let (ping, windows) = (connection.ping_pong(), WindowGrowth::new(Arc::clone(&wire), PingPolicy::Patient));
+        Ok(H2CallerConn { connection, wire, windows, ping, is_pinged: false, released })
     }
 
     /// The next request; `None` at the end of the connection. Must be polled for any progress on
@@ -73,11 +81,14 @@ impl<S: LowerStream> H2CallerConn<S> {
     /// # Cancel safety
     /// A pending call has taken no request.
     pub fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<IncomingRequest>>> {
+        // Before the poll that sends what is announced here.
+        self.adapt_windows(cx);
         let Some(accepted) = ready!(self.connection.poll_accept(cx)) else { return Poll::Ready(None) };
+        let meter = self.windows.meter();
         Poll::Ready(Some(accepted.map_err(to_io_error).map(|(request, respond)| {
             let (head, recv) = request.into_parts();
             let end_stream = EndStream::when(|| recv.is_end_stream());
-            let mut data = StreamContent::default();
+            let mut data = StreamContent::new(StreamMeter::new(&meter));
             data.set_recv(recv);
             IncomingRequest {
                 head,
@@ -87,11 +98,27 @@ impl<S: LowerStream> H2CallerConn<S> {
         })))
     }
 
+    /// Widens the streams' windows by what was consumed within a round trip, and narrows them for
+    /// more streams.
+    fn adapt_windows(&mut self, cx: &mut Context<'_>) {
+        let H2CallerConn { connection, windows, ping: Some(ping), is_pinged, .. } = self else { return };
+        windows.narrow(cx, |window| connection.set_initial_window_size(window).is_ok());
+        if *is_pinged && let Poll::Ready(pong) = ping.poll_pong(cx) {
+            *is_pinged = false;
+            if pong.is_ok() {
+                windows.on_pong(|window| connection.set_initial_window_size(window).is_ok());
+            }
+        }
+        if !*is_pinged && windows.poll_measure(cx).is_ready() {
+            *is_pinged = ping.send_ping(Ping::opaque()).is_ok();
+        }
+    }
+
     /// Raises the connection's window to the sum of all streams' windows. Before that it is the
     /// initial one of 65 535 bytes (RFC 9113 §6.9.2), so that unwanted content costs no more
     /// memory.
     ///
-    /// Called after the first admission of a request; a stream's window is 64 KiB from the start.
+    /// Called after the first admission of a request; a stream's window is 64 KiB at first.
     pub fn enlarge_window(&mut self) {
         self.connection.set_target_window_size(CONNECTION_WINDOW);
     }
@@ -112,7 +139,7 @@ impl<S: LowerStream> H2CallerConn<S> {
     ///
     /// `None` only if `h2` still has it, which its drop rules out.
     pub fn into_stream(self) -> Option<S> {
-        let H2CallerConn { connection, released, wire: _ } = self;
+        let H2CallerConn { connection, released, .. } = self;
         drop(connection);
         released.take()
     }

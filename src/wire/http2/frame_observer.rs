@@ -65,18 +65,21 @@ impl<S: LowerStream> FrameObserver<S> {
         self.released.clone()
     }
 
-    /// Records what the received bytes hold: GOAWAY, abuse, and to an origin the counters of
-    /// liveness and the arrival of settings. At most one lock of the state for each of these and
+    /// Records what the received bytes hold: GOAWAY, abuse, acknowledged settings, and to an origin
+    /// the counters of liveness and the arrival of settings. At most one lock of the state for each of these and
     /// for each read.
     fn received(&mut self, bytes: &[u8]) {
-        let (mut abuse, mut goaway_last, mut messages, mut settings) = (0, u32::MAX, 0, false);
+        let (mut abuse, mut goaway_last, mut messages, mut settings, mut acks) = (0, u32::MAX, 0, false, 0);
         self.inbound.parse(bytes, |event| match event {
             FrameEvent::End(frame) if frame.kind == frame_type::GOAWAY => {
                 goaway_last = goaway_last.min(frame.first & (u32::MAX >> 1))
             }
             FrameEvent::Start(frame) if matches!(frame.kind, frame_type::HEADERS | frame_type::DATA) => messages += 1,
             FrameEvent::Start(frame) => abuse += abuse_weight(frame.kind),
-            FrameEvent::End(frame) => settings |= frame.is_settings(),
+            FrameEvent::End(frame) => {
+                settings |= frame.is_settings();
+                acks += u64::from(frame.is_settings_ack());
+            }
         });
         // Liveness is checked on connections to origins only.
         if self.outbound.is_some() {
@@ -84,6 +87,9 @@ impl<S: LowerStream> FrameObserver<S> {
             if settings {
                 self.wire.on_settings_received();
             }
+        }
+        if acks > 0 {
+            self.wire.on_settings_acks(acks);
         }
         if abuse > 0 || goaway_last < u32::MAX {
             self.wire.on_abuse_or_goaway(abuse, goaway_last);

@@ -51,6 +51,11 @@ impl Frame {
         self.kind == frame_type::SETTINGS && self.flags & ACK == 0
     }
 
+    /// True for the peer's acknowledgement of our SETTINGS.
+    pub(super) fn is_settings_ack(self) -> bool {
+        self.kind == frame_type::SETTINGS && self.flags & ACK != 0
+    }
+
     /// True if a head ends with this frame.
     pub(super) fn ends_head(self) -> bool {
         matches!(self.kind, frame_type::HEADERS | frame_type::CONTINUATION) && self.flags & END_HEADERS != 0

@@ -21,11 +21,12 @@ use h2::client::{Builder, Connection, SendRequest};
 
 use super::frame_observer::FrameObserver;
 use super::h2_conn_state::{H2ConnState, PongWait};
-use super::limits::{CONNECTION_WINDOW, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use super::limits::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
 use super::liveness::Readiness;
 use super::lower_stream::{LowerStream, Released};
 use super::origin_stream::OriginStream;
 use super::stream_content::to_io_error;
+use super::window_growth::{PingPolicy, WindowGrowth};
 use super::wire_state::{CloseMode, DriverCommand, WireState};
 use crate::time::Time;
 use crate::wire::head::MAX_HEAD;
@@ -71,18 +72,19 @@ impl H2Conn {
         let observer = FrameObserver::origin(stream);
         let (wire, released) = (observer.wire(), observer.released());
         let (send, connection) = settings.handshake(observer).await.map_err(to_io_error)?;
-        let state = H2ConnState::new(Arc::clone(&wire), now);
-        Ok((H2Conn { send, state }, drive(connection, wire, released)))
+        let windows = WindowGrowth::new(Arc::clone(&wire), PingPolicy::Strict);
+        let state = H2ConnState::new(Arc::clone(&wire), windows.meter(), now);
+        Ok((H2Conn { send, state }, drive(connection, wire, windows, released)))
     }
 
     /// Opens a stream if the connection has room and is ready (a PING may be due first).
     ///
-    /// Has room: fewer streams than the origin allows, and than our own limit of 128; one before
-    /// its settings have arrived. `None` says nothing about the future: the caller asks another
+    /// Has room: fewer streams than the origin allows, and than our own limit of 128, or less if
+    /// their windows have grown; one before its settings have arrived. `None` says nothing about the future: the caller asks another
     /// connection, or opens one.
     pub fn open_stream(&self, now: Time) -> Option<Box<OriginStream>> {
         // In a burst most connections are full, so that is checked first.
-        let most = self.send.current_max_send_streams().min(MAX_STREAMS as usize);
+        let most = self.send.current_max_send_streams().min(self.state.most_streams());
         if self.state.is_full(most) {
             return None;
         }
@@ -136,30 +138,39 @@ impl H2Conn {
 
 /// Drives the connection until it ends or is told to close.
 ///
-/// Each turn polls `h2`, reports processed bytes and answered PINGs, and carries out one command.
+/// Each turn reports answered PINGs, adapts the windows, polls `h2`, and carries out one command.
+/// Liveness and the windows share the one PING that `h2` has under way: any answer shows that the
+/// peer lives.
 ///
 /// # Panics
 /// Never: `ping_pong` returns `None` only at a second call.
 async fn drive<S: LowerStream>(
     mut connection: Connection<FrameObserver<S>, Bytes>,
     wire: Arc<WireState>,
+    mut windows: WindowGrowth,
     released: Released<S>,
 ) {
     let mut ping = connection.ping_pong().expect("it is asked for once");
     let (mut is_asked, mut ended) = (false, None);
     let ending = poll_fn(|cx| {
         loop {
+            // Before the poll that sends what is announced here.
+            windows.narrow(cx, |window| connection.set_initial_window_size(window).is_ok());
+            if is_asked && let Poll::Ready(pong) = ping.poll_pong(cx) {
+                is_asked = false;
+                if pong.is_ok() {
+                    wire.on_pong();
+                    windows.on_pong(|window| connection.set_initial_window_size(window).is_ok());
+                }
+            }
+            if !is_asked && windows.poll_measure(cx).is_ready() {
+                is_asked = ping.send_ping(Ping::opaque()).is_ok();
+            }
             if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
                 ended = Some(end);
                 return Poll::Ready(CloseMode::Graceful);
             }
             wire.on_bytes_processed();
-            if is_asked && let Poll::Ready(pong) = ping.poll_pong(cx) {
-                is_asked = false;
-                if pong.is_ok() {
-                    wire.on_pong();
-                }
-            }
             match ready!(wire.poll_command(cx)) {
                 DriverCommand::Ping => is_asked |= ping.send_ping(Ping::opaque()).is_ok(),
                 DriverCommand::Close(mode) => return Poll::Ready(mode),

@@ -15,6 +15,7 @@ use h2::client::SendRequest;
 use tokio::time::timeout;
 
 use super::liveness::{Activity, Liveness, LivenessAction, Readiness};
+use super::window_growth::{StreamMeter, WindowMeter};
 use super::wire_state::{CloseMode, WireState};
 use crate::time::Time;
 
@@ -28,6 +29,8 @@ pub(super) struct H2ConnState {
     pub(super) wire: Arc<WireState>,
     /// Number of streams that are open or promised to a request.
     streams: AtomicUsize,
+    /// Consumption of the streams, and the room that their windows leave for further ones.
+    windows: Arc<WindowMeter>,
     /// True after the first request.
     used: AtomicBool,
     /// Schedule of PINGs; locked for one check at a time.
@@ -38,10 +41,11 @@ pub(super) struct H2ConnState {
 
 impl H2ConnState {
     /// State of a connection that was opened at `now`.
-    pub(super) fn new(wire: Arc<WireState>, now: Time) -> Arc<H2ConnState> {
+    pub(super) fn new(wire: Arc<WireState>, windows: Arc<WindowMeter>, now: Time) -> Arc<H2ConnState> {
         Arc::new(H2ConnState {
             wire,
             streams: AtomicUsize::new(0),
+            windows,
             used: AtomicBool::new(false),
             liveness: Mutex::new(Liveness::new(now)),
             retired: AtomicBool::new(false),
@@ -58,6 +62,16 @@ impl H2ConnState {
             return None;
         }
         Some(StreamGuard(Arc::clone(self)))
+    }
+
+    /// Most streams that its windows leave room for.
+    pub(super) fn most_streams(&self) -> usize {
+        self.windows.most_streams()
+    }
+
+    /// Meter for one more stream.
+    pub(super) fn stream_meter(&self) -> StreamMeter {
+        StreamMeter::new(&self.windows)
     }
 
     /// True if it has `most` streams already.

@@ -18,6 +18,7 @@ mod liveness;
 mod lower_stream;
 mod origin_stream;
 mod stream_content;
+mod window_growth;
 mod wire_state;
 
 pub use caller_conn::{CallerStream, H2CallerConn, IncomingRequest};

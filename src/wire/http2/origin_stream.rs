@@ -78,7 +78,8 @@ impl OriginStream {
     /// Stream without a request.
     pub(super) fn new(send: SendRequest<Bytes>, guard: StreamGuard) -> OriginStream {
         let reused = guard.0.is_used();
-        OriginStream { stage: RequestStage::Idle(send), head: None, content: StreamContent::default(), guard, reused }
+        let content = StreamContent::new(guard.0.stream_meter());
+        OriginStream { stage: RequestStage::Idle(send), head: None, content, guard, reused }
     }
 
     /// True if its connection has carried a request before.

@@ -12,11 +12,13 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 use tokio::io::ReadBuf;
 
+use super::window_growth::StreamMeter;
 use crate::wire::head::EndStream;
 
 /// Content received and sent on a stream, after its heads.
-#[derive(Default)]
 pub(in crate::wire) struct StreamContent {
+    /// Counts the bytes that were read.
+    meter: StreamMeter,
     /// Receiving side; `None` to an origin before its response head.
     recv: Option<RecvStream>,
     /// Received bytes that were not read yet.
@@ -32,6 +34,19 @@ pub(in crate::wire) struct StreamContent {
 }
 
 impl StreamContent {
+    /// Content of a stream that begins.
+    pub(super) fn new(meter: StreamMeter) -> StreamContent {
+        StreamContent {
+            meter,
+            recv: None,
+            chunk: Bytes::new(),
+            received_trailers: None,
+            send: None,
+            unsent_trailers: None,
+            ended: false,
+        }
+    }
+
     /// Begins to receive, after the peer's head.
     pub(super) fn set_recv(&mut self, recv: RecvStream) {
         self.recv = Some(recv);
@@ -62,6 +77,7 @@ impl StreamContent {
         }
         let count = self.chunk.len().min(into.remaining());
         into.put_slice(&self.chunk.split_to(count));
+        self.meter.on_consumed(count);
         // The window is returned only now: a slow reader stops its stream, and nothing piles up.
         recv.flow_control().release_capacity(count).map_err(to_io_error)?;
         Poll::Ready(Ok(()))

@@ -57,6 +57,8 @@ struct Inner {
     pongs: u64,
     /// Progress of the peer's first settings. `None` before they have arrived.
     settings: Option<SettingsState>,
+    /// Number of our settings that the peer has acknowledged.
+    settings_acks: u64,
     /// True if a PING is to be sent.
     ping: bool,
     /// Set if the connection is to close.
@@ -100,6 +102,7 @@ impl Default for Inner {
             messages: 0,
             pongs: 0,
             settings: None,
+            settings_acks: 0,
             ping: false,
             close_mode: None,
             driver: None,
@@ -236,6 +239,21 @@ impl WireState {
         if !is_over {
             settings_applied.await;
         }
+    }
+
+    /// Counts acknowledgements of our settings.
+    pub(super) fn on_settings_acks(&self, count: u64) {
+        self.lock().settings_acks += count;
+    }
+
+    /// Number of our settings that the peer has acknowledged.
+    pub(super) fn settings_acks(&self) -> u64 {
+        self.lock().settings_acks
+    }
+
+    /// Number of received frames that are part of a message; 0 on a connection of a caller.
+    pub(super) fn messages(&self) -> u64 {
+        self.lock().messages
     }
 
     /// Records the answer to a PING.
