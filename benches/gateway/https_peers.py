@@ -96,15 +96,15 @@ def install():
 
 
 class Certificates:
-    """An authority of the bench's own, and one leaf of it for localhost; both ECDSA P-256."""
+    """An authority of the bench's own, and one leaf of it for localhost and further addresses; both ECDSA P-256."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, addresses=("127.0.0.1",)):
         self.ca, self.ca_key, self.cert, self.key, self.both = (
             os.path.join(folder, name) for name in ("ca.pem", "ca.key", "leaf.pem", "leaf.key", "both.pem"))
         self.make("/CN=bench authority", self.ca, self.ca_key,
                   "basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign")
         self.make("/CN=localhost", self.cert, self.key, "basicConstraints=critical,CA:FALSE",
-                  "subjectAltName=DNS:localhost,IP:127.0.0.1", signed=["-CA", self.ca, "-CAkey", self.ca_key])
+                  ",".join(["subjectAltName=DNS:localhost", *(f"IP:{address}" for address in addresses)]), signed=["-CA", self.ca, "-CAkey", self.ca_key])
         with open(self.both, "w") as both:
             for part in (self.ca, self.ca_key):
                 with open(part) as file:
