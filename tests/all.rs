@@ -24,6 +24,7 @@ mod fleet; // many processes, one limit, judged at the origin's door
 mod forward; // requests and responses pass unchanged, as they come
 mod framing; // messages keep their shape
 mod garbage; // random damage
+mod h2c; // origins that speak HTTP/2 without TLS, gRPC above all
 mod handover; // another process takes over, and nobody notices
 mod harness; // the tests' own origin, caller and judge keep their word
 mod hostile; // peers that do what nobody should

@@ -16,7 +16,7 @@ use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSectio
 use super::store_schema::StoreSection;
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, Spanned};
-use super::value_parsers::{Destination, TextPattern, address, destination, folder, host, path, plain_path};
+use super::value_parsers::{Destination, TextPattern, address, folder, host, path, plain_path, route_destination};
 use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
@@ -206,7 +206,7 @@ impl RouteSection {
             span: table.span(),
             path: table.get("path", |v| v.parse("a path that begins with \"/\", such as \"/partner/\"", plain_path)),
             host: table.get("host", host),
-            to: table.get("to", destination),
+            to: table.get("to", route_destination),
             cross_site: table.get("cross_site", |v| v.keyword(&sites)),
         };
         for key in table.misspelt_keys() {

@@ -149,7 +149,7 @@ fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Re
         reports.error(&written.span, "`otlp` is missing", "add otlp = \"http://127.0.0.1:4318\"");
     }
     let at = written.otlp.get()?;
-    let Destination { origin, path } = &at.value;
+    let Destination { origin, path, .. } = &at.value;
     // As OTLP exporters do with an endpoint (opentelemetry.io/docs/specs/otel/protocol/exporter).
     let path = format!("{}/v1/traces", path.trim_end_matches('/'));
     let trust = || verify::Settings { trust: trust.to_vec(), identities: Vec::new() };
@@ -302,12 +302,13 @@ fn routes(written: Vec<RouteSection>, access: &AccessSection, reports: &Reports<
         seen.push((path.clone(), host));
         if let Some(to) = route.to.get() {
             let host = route.host.get().map(|at| at.value.pattern.clone());
-            let Destination { origin, path: to_path } = to.value.clone();
+            let Destination { origin: to, plain, path: to_path } = to.value.clone();
             // A page of another site cannot send a password. A name of the operator's own is a site like any other: its
             // origin decides on calls of other sites (CORS).
             let is_protected = !access.users.is_absent() || host.as_ref().is_some_and(HostPattern::is_own_name);
             let default = if is_protected { CrossSite::Allow } else { CrossSite::Refuse };
-            routes.push(target::Route { host, path, to: origin, to_path, cross_site: route.cross_site.or(default) });
+            let cross_site = route.cross_site.or(default);
+            routes.push(target::Route { host, path, to, plain, to_path, cross_site });
         }
     }
     routes

@@ -15,7 +15,7 @@ use super::toml_value::{TomlValue, nearest};
 use crate::proxy::claims::Cost;
 use crate::proxy::key::KeyPart;
 use crate::proxy::pattern::{HostPattern, PathPattern};
-use crate::proxy::target::{Origin, Scheme};
+use crate::proxy::target::{Origin, PlainVersion, Scheme};
 
 /// Most slots of a window, and most waiters: bounds the memory of one window.
 pub(super) const MOST_SLOTS: u32 = 10_000_000;
@@ -29,11 +29,13 @@ pub(super) struct TextPattern<P> {
     pub(super) pattern: P,
 }
 
-/// `to` of a route, or `otlp` of `[trace]`: an http or https URL.
+/// `to` of a route, or `otlp` of `[trace]`: a URL.
 #[derive(Clone, Debug)]
 pub(super) struct Destination {
     /// Scheme, host and port; the port of the scheme if the URL has none.
     pub(super) origin: Origin,
+    /// Version that an origin without TLS speaks.
+    pub(super) plain: PlainVersion,
     /// Path as written; empty if the URL has none.
     pub(super) path: String,
 }
@@ -278,13 +280,35 @@ pub(super) fn plain_path(text: &str) -> Option<String> {
 /// `/v2/`.
 pub(super) fn destination(value: &TomlValue<'_>) -> Option<Destination> {
     let advice = "an http or https URL without user name and query, such as \"https://api.example.com/v2/\"";
-    let (scheme, rest) = value.parse(advice, |text| {
+    read_destination(value, advice, |scheme| match scheme {
+        "http" => Some((Scheme::Http, PlainVersion::Http1)),
+        "https" => Some((Scheme::Https, PlainVersion::Http1)),
+        _ => None,
+    })
+}
+
+/// The same, or an h2c URL: an origin that speaks HTTP/2 without TLS.
+///
+/// `h2c://127.0.0.1:50051/` is such a server of gRPC; the default port is 80.
+pub(super) fn route_destination(value: &TomlValue<'_>) -> Option<Destination> {
+    let advice = "an http, https or h2c URL without user name and query, such as \"https://api.example.com/v2/\"";
+    read_destination(value, advice, |scheme| match scheme {
+        "http" => Some((Scheme::Http, PlainVersion::Http1)),
+        "h2c" => Some((Scheme::Http, PlainVersion::H2c)),
+        "https" => Some((Scheme::Https, PlainVersion::Http1)),
+        _ => None,
+    })
+}
+
+/// A URL with one of the schemes that `known` knows; these are in lower case.
+fn read_destination(
+    value: &TomlValue<'_>,
+    advice: &'static str,
+    known: impl Fn(&str) -> Option<(Scheme, PlainVersion)>,
+) -> Option<Destination> {
+    let ((scheme, plain), rest) = value.parse(advice, |text| {
         let (scheme, rest) = text.split_once("://")?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => Some((Scheme::Http, rest)),
-            "https" => Some((Scheme::Https, rest)),
-            _ => None,
-        }
+        Some((known(&scheme.to_ascii_lowercase())?, rest))
     })?;
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let origin = match Origin::at(scheme, authority) {
@@ -292,7 +316,7 @@ pub(super) fn destination(value: &TomlValue<'_>) -> Option<Destination> {
         Err(why) => return value.reject(format_args!("`to` cannot lead to {authority:?}: {why}"), advice),
     };
     let path = value.parse(advice, |_| if path.is_empty() { Some(String::new()) } else { plain_path(path) })?;
-    Some(Destination { origin, path })
+    Some(Destination { origin, plain, path })
 }
 
 /// True if the text is a token (RFC 9110 §5.6.2), the form of methods and field names.

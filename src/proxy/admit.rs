@@ -13,6 +13,7 @@
 use super::access::Admitted;
 use super::acquire;
 use super::capabilities;
+use super::grpc;
 use super::header_rules::{self, Outgoing};
 use super::local_request::LocalRequest;
 use super::named_hosts::HostListing;
@@ -22,7 +23,7 @@ use super::pool::{ConnRequirement, Freshness};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{InterceptedTunnel, Session};
-use super::target::{Form, Scheme, Target, too_many_hops};
+use super::target::{Form, PlainVersion, Scheme, Target, too_many_hops};
 use super::upstream::Upstream;
 use crate::tls::verify::Offer;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
@@ -137,13 +138,16 @@ fn plan(
 
 /// Versions of HTTP to offer the origin for this request.
 ///
-/// HTTP/1.1 for an upgrade, for a login that belongs to a connection (NTLM), and for a path that
-/// HTTP/2 cannot carry; HTTP/2 for all others. An origin of `http://` is spoken to in HTTP/1.1 in
-/// any case.
+/// HTTP/1.1 for a tunnel, for an upgrade, for a login that belongs to a connection (NTLM), and for a
+/// path that HTTP/2 cannot carry. All others: HTTP/2 if the origin chooses it in the handshake of
+/// TLS; without TLS only for a call of gRPC, which no other version carries, and for an origin that
+/// is known to speak it.
 fn offer(target: &Target, head: &RequestHead, outgoing: &Outgoing) -> Offer {
+    let may_speak_http2 = match target.origin.scheme {
+        Scheme::Https => http2::can_carry_path(&target.path(head)),
+        Scheme::Http => target.plain == PlainVersion::H2c || grpc::is_call(head),
+    };
     // Only a connection of HTTP/1.1 can change its protocol or be logged in.
-    let needs_http1 = outgoing.upgrade
-        || header_rules::logs_in(head)
-        || target.origin.scheme == Scheme::Https && !http2::can_carry_path(&target.path(head));
-    if needs_http1 { Offer::Http1 } else { Offer::Http2 }
+    let needs_http1 = target.form == Form::Authority || outgoing.upgrade || header_rules::logs_in(head);
+    if may_speak_http2 && !needs_http1 { Offer::Http2 } else { Offer::Http1 }
 }

@@ -34,7 +34,6 @@ use super::send::{OriginConn, SendError};
 use super::serialize;
 use super::server_name::HelloGuard;
 use super::session::Session;
-use super::target::Scheme;
 use super::wait::Granted;
 use crate::gate::{Flight, Permit};
 use crate::locker::{AskKind, LimitId};
@@ -153,7 +152,7 @@ async fn exchange(
     let length = plan.outgoing.length;
     let mut body = Body::new(length.read_by(session.head.version()), length);
     // An origin that may speak HTTP/2 can reject any request unprocessed, so its body is kept.
-    if idempotent || plan.claims.retry > 0 || plan.target.origin.scheme == Scheme::Https {
+    if idempotent || plan.claims.retry > 0 || plan.want.offer == Offer::Http2 {
         body = body.keep();
     }
     let Granted { mut permit, mut held } = granted;

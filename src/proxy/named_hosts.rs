@@ -59,7 +59,7 @@ impl NamedHosts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::{CrossSite, Ingress, Origin, Route, Scheme, Targets};
+    use super::super::target::{CrossSite, Ingress, Origin, PlainVersion, Route, Scheme, Targets};
     use super::*;
     use crate::wire::RequestHead;
 
@@ -67,7 +67,8 @@ mod tests {
     fn look_up(hosts: &[&str], line: &str) -> HostListing {
         let to = Origin::at(Scheme::Http, "127.0.0.1:8000").expect("an origin");
         let path = Some("/app/".to_owned());
-        let route = Route { host: None, path, to, to_path: String::new(), cross_site: CrossSite::Refuse };
+        let (plain, to_path, cross_site) = (PlainVersion::Http1, String::new(), CrossSite::Refuse);
+        let route = Route { host: None, path, to, plain, to_path, cross_site };
         let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let target = Targets::new(vec![route]).find(&head, &Ingress::default()).expect("a target");
         let hosts: Vec<_> = hosts.iter().map(|host| HostPattern::parse(host).expect(host)).collect();

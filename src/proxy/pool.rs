@@ -103,7 +103,8 @@ struct IdleConn {
 pub(super) struct ConnRequirement {
     /// Age that it may have.
     pub(super) fresh: Freshness,
-    /// Versions of HTTP to offer, if the origin has a choice.
+    /// Versions of HTTP to offer in the handshake of TLS. Without TLS, the version to speak: HTTP/2
+    /// with prior knowledge, or HTTP/1.1.
     pub(super) offer: Offer,
 }
 
@@ -146,12 +147,14 @@ impl OriginPool {
         if want.fresh != Freshness::Any {
             return None;
         }
-        if origin.scheme == Scheme::Https
-            && want.offer == Offer::Http2
-            && let Some(stream) = self.h2.open(origin, self.clock.now())
-        {
-            self.metrics.reused.add_one();
-            return Some(OriginConn::shared(stream));
+        if want.offer == Offer::Http2 {
+            if let Some(stream) = self.h2.open(origin, self.clock.now()) {
+                self.metrics.reused.add_one();
+                return Some(OriginConn::shared(stream));
+            }
+            if origin.scheme == Scheme::Http {
+                return None;
+            }
         }
         let now = self.clock.now();
         loop {
@@ -192,7 +195,7 @@ impl OriginPool {
         how: DialParams,
         want: ConnRequirement,
     ) -> Result<OriginConn, Refusal> {
-        if origin.scheme == Scheme::Http || want.offer == Offer::Http1 {
+        if want.offer == Offer::Http1 {
             return self.dial_alone(origin, how, Offer::Http1).await;
         }
         let until = self.instant(how.until);
@@ -253,6 +256,7 @@ impl OriginPool {
         let mut stream = Stream::plain(tcp);
         stream.set_user_timeout(Some(self.user_timeout));
         match origin.scheme {
+            Scheme::Http if offer == Offer::Http2 => self.begin_http2(origin, stream).await,
             Scheme::Http => Ok(OriginConn::new(stream)),
             Scheme::Https => {
                 let handshake = timeout_at(self.instant(until), Box::pin(self.handshake(origin, stream, offer))).await;
@@ -261,7 +265,7 @@ impl OriginPool {
         }
     }
 
-    /// Makes the TLS handshake, and the preface of HTTP/2 if the origin chose it.
+    /// Makes the TLS handshake, and begins HTTP/2 if the origin chose it.
     ///
     /// # Errors
     /// 502 if the certificate is not valid, TLS fails, or the preface of HTTP/2 cannot be
@@ -278,6 +282,14 @@ impl OriginPool {
             }
             return Ok(OriginConn::new(stream));
         }
+        self.begin_http2(origin, stream).await
+    }
+
+    /// Sends the preface of HTTP/2, keeps the connection for other requests, and opens its first stream.
+    ///
+    /// # Errors
+    /// 502 if the connection breaks.
+    async fn begin_http2(&self, origin: &Upstream, stream: Stream) -> Result<OriginConn, Refusal> {
         let (conn, driving) =
             H2Conn::handshake(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);

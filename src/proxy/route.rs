@@ -7,7 +7,7 @@ use super::location::LocationMap;
 use super::path;
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
-use super::uri_origin::Origin;
+use super::uri_origin::{Origin, PlainVersion};
 
 /// A reverse route: conditions on requests, and the origin that they are forwarded to.
 #[derive(Clone, PartialEq, Debug)]
@@ -18,6 +18,8 @@ pub struct Route {
     pub path: Option<String>,
     /// Origin.
     pub to: Origin,
+    /// Version of HTTP that the origin speaks without TLS.
+    pub plain: PlainVersion,
     /// Path that replaces `path`.
     pub to_path: String,
     /// Treatment of requests that pages of other sites send.
@@ -47,6 +49,7 @@ struct PreparedRoute {
     /// Path without a slash at its end; empty: every path.
     base: Box<str>,
     to: Origin,
+    plain: PlainVersion,
     /// Path that the origin receives for `base` itself.
     whole_path: Arc<str>,
     /// Path that the origin receives in place of `base` when more follows: without a slash at its end.
@@ -59,6 +62,8 @@ struct PreparedRoute {
 /// Result of a lookup: the route for a request.
 pub(super) struct RouteMatch<'r> {
     pub(super) to: &'r Origin,
+    /// Version of HTTP that the origin speaks without TLS.
+    pub(super) plain: PlainVersion,
     /// Path that the origin receives in place of the matched part.
     pub(super) prefix: &'r Arc<str>,
     /// Length of the matched part of the path, in bytes.
@@ -104,20 +109,13 @@ impl Routes {
             return Err(Refusal::BadTarget("the path leaves its route by \"..\" segments"));
         }
         let prefix = if after_base.starts_with('/') { &route.below } else { &route.whole_path };
-        Ok(Some(RouteMatch {
-            to: &route.to,
-            prefix,
-            taken: route.base.len(),
-            locations: &route.locations,
-            cross_site: route.cross_site,
-            any_host: route.host.as_ref().is_none_or(|host| !host.is_specific()),
-        }))
+        Ok(Some(route.found(prefix)))
     }
 
-    /// Origin of the route for all paths of a host.
-    pub(super) fn whole(&self, host: Option<Authority<'_>>, default_port: u16) -> Option<&Origin> {
+    /// Finds the route for all paths of a host.
+    pub(super) fn whole(&self, host: Option<Authority<'_>>, default_port: u16) -> Option<RouteMatch<'_>> {
         let takes = |route: &&PreparedRoute| route.base.is_empty() && route.takes_host(host, default_port);
-        self.all.iter().find(takes).map(|route| &route.to)
+        self.all.iter().find(takes).map(|route| route.found(&route.whole_path))
     }
 }
 
@@ -132,10 +130,24 @@ impl PreparedRoute {
             host: route.host,
             base: base.into(),
             to: route.to,
+            plain: route.plain,
             whole_path: whole_path.into(),
             below: above.into(),
             locations: Arc::new(locations),
             cross_site: route.cross_site,
+        }
+    }
+
+    /// Result of a lookup that has found this route.
+    fn found<'r>(&'r self, prefix: &'r Arc<str>) -> RouteMatch<'r> {
+        RouteMatch {
+            to: &self.to,
+            plain: self.plain,
+            prefix,
+            taken: self.base.len(),
+            locations: &self.locations,
+            cross_site: self.cross_site,
+            any_host: self.host.as_ref().is_none_or(|host| !host.is_specific()),
         }
     }
 

@@ -8,7 +8,7 @@ use super::header_rules::{Outgoing, Returned, asks_for_trailers, for_caller, for
 use super::problem::{PutField, date};
 use super::refusal::Refusal;
 use super::target::Target;
-use crate::wire::http2::FieldMap;
+use crate::wire::http2::{FieldMap, carried_path};
 use crate::wire::{Conn, Length, Name, RequestHead, ResponseHead, Version};
 
 /// Writes the head of the request, as the origin receives it, to the connection's buffer.
@@ -73,10 +73,10 @@ pub(super) fn request(head: &RequestHead, target: &Target, outgoing: Outgoing) -
         fields.put(b"te", b"trailers");
     }
     fields.put(b"via", via(head.version()));
-    let (mut authority, mut path) = (Vec::new(), Vec::new());
+    let mut authority = Vec::new();
     target.write_host(&mut authority);
-    target.write_path(head, &mut path);
-    Ok(fields.request(head.method(), target.origin.scheme.name(), &authority, &path)?)
+    let path = target.path(head);
+    Ok(fields.request(head.method(), target.origin.scheme.name(), &authority, carried_path(&path).as_bytes())?)
 }
 
 /// Writes the head of the response, as the caller receives it, to the connection's buffer.

@@ -23,7 +23,7 @@ use super::access::Admitted;
 use super::claims::Claims;
 use super::plan::Plan;
 use super::snapshot::ConfigSnapshot;
-use super::target::{Form, Origin, Target};
+use super::target::{Form, Origin, PlainVersion, Target};
 use super::tunnel_warnings::TunnelDenial;
 use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
@@ -114,7 +114,8 @@ impl HelloGuard {
         }
         let GuardContext { snapshot, head, peer } = context;
         let origin = Origin { host: name.as_str().into(), ..self.origin.clone() };
-        let target = Target { origin, form: Form::Authority, prefix: Arc::default(), rest: 0..0, locations: None };
+        let (plain, form) = (PlainVersion::Http1, Form::Authority);
+        let target = Target { origin, plain, form, prefix: Arc::default(), rest: 0..0, locations: None };
         let named = snapshot.named_hosts.look_up(&target);
         let why = if snapshot.intercepts(&target.origin) {
             "[tls] intercept intercepts its tunnels"

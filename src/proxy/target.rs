@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::route::Routes;
 pub use super::route::{CrossSite, Route};
 use super::uri_origin::write_port;
-pub use super::uri_origin::{Origin, Scheme};
+pub use super::uri_origin::{Origin, PlainVersion, Scheme};
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead, Version, members};
 
@@ -63,6 +63,8 @@ pub enum Form {
 pub struct Target {
     /// Server that the request is for.
     pub origin: Origin,
+    /// Version of HTTP in which it is spoken to without TLS.
+    pub plain: PlainVersion,
     /// Form in which the request named it; `Form::Authority` for a tunnel.
     pub form: Form,
     /// Start of the path for the origin, followed by the bytes `rest` of the request target; both are empty for a
@@ -187,6 +189,7 @@ impl Targets {
         let rest = at + found.taken..head.target().len();
         Ok(Some(Target {
             origin: found.to.clone(),
+            plain: found.plain,
             form: Form::Route,
             prefix: Arc::clone(found.prefix),
             rest,
@@ -198,8 +201,9 @@ impl Targets {
     fn whole_origin(&self, head: &RequestHead, ingress: &Ingress<'_>) -> Result<Target, Refusal> {
         only_options(head)?;
         let host = check_host(head, None)?;
-        let route = self.routes.whole(host, ingress.default_port()).ok_or(Refusal::NoRoute)?;
-        Ok(Target { origin: route.clone(), form: Form::Route, prefix: Arc::default(), rest: 0..1, locations: None })
+        let found = self.routes.whole(host, ingress.default_port()).ok_or(Refusal::NoRoute)?;
+        let (origin, plain, form) = (found.to.clone(), found.plain, Form::Route);
+        Ok(Target { origin, plain, form, prefix: Arc::default(), rest: 0..1, locations: None })
     }
 }
 
@@ -229,7 +233,12 @@ fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     }
     if !target.starts_with('/') && target != "*" {
         let found = absolute(head)?;
-        return if found.origin == *origin { Ok(found) } else { Err(Refusal::Misdirected(OTHER_THAN_CONNECT)) };
+        if found.origin != *origin {
+            return Err(Refusal::Misdirected(OTHER_THAN_CONNECT));
+        }
+        // A caller with prior knowledge of HTTP/2 has it of the origin: it knows of no gateway here.
+        let knows_h2c = head.version() == Version::Http2 && origin.scheme == Scheme::Http;
+        return Ok(Target { plain: if knows_h2c { PlainVersion::H2c } else { PlainVersion::Http1 }, ..found });
     }
     if target == "*" {
         only_options(head)?;
@@ -241,6 +250,7 @@ fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     }
     Ok(Target {
         origin: origin.clone(),
+        plain: PlainVersion::Http1,
         form: Form::Absolute,
         prefix: Arc::default(),
         rest: 0..target.len(),
@@ -261,6 +271,7 @@ fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
     let origin = Origin { scheme: Scheme::Http, host: authority.shared_host(), port };
     Ok(Target {
         origin,
+        plain: PlainVersion::Http1,
         form: Form::Authority,
         prefix: Arc::default(),
         rest: target.len()..target.len(),
@@ -286,7 +297,8 @@ fn absolute(head: &RequestHead) -> Result<Target, Refusal> {
         None if head.method() == "OPTIONS" => Arc::from("*"),
         None => Arc::from("/"),
     };
-    Ok(Target { origin, form: Form::Absolute, prefix, rest: end..target.len(), locations: None })
+    let (plain, form) = (PlainVersion::Http1, Form::Absolute);
+    Ok(Target { origin, plain, form, prefix, rest: end..target.len(), locations: None })
 }
 
 /// Parses the scheme; returns it with the start of the authority.

@@ -38,6 +38,19 @@ impl Scheme {
     }
 }
 
+/// Version of HTTP in which an origin without TLS is spoken to. With TLS, both sides agree on one by
+/// ALPN.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum PlainVersion {
+    /// HTTP/1.1, but for calls of gRPC.
+    /// `http://`.
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge (RFC 9113 §3.3).
+    /// `h2c://` in a route.
+    H2c,
+}
+
 /// A server, as callers name it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {

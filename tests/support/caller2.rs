@@ -279,7 +279,7 @@ fn answer_of(status: http::StatusCode, fields: &HeaderMap) -> Answer {
 }
 
 /// The socket of a caller that has spoken plain bytes so far, for the runtime.
-fn tcp(caller: Caller) -> TcpStream {
+pub(crate) fn tcp(caller: Caller) -> TcpStream {
     assert!(caller.stream.ahead.is_empty(), "bytes came that nobody read");
     let tcp = caller.stream.into_tcp();
     tcp.set_nonblocking(true).expect("a socket can be non-blocking");

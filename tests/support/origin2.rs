@@ -1,4 +1,5 @@
-//! An origin that speaks HTTP/2 to who asks for it and HTTP/1.1 to the others, and answers by the path: see `answer2`.
+//! An origin that speaks HTTP/2 to who asks for it and HTTP/1.1 to the others, with TLS or without, and answers by the
+//! path: see `answer2`.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use h2::RecvStream;
 use http::{HeaderMap, Request};
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -95,6 +97,15 @@ impl Origin2 {
     }
 
     pub(crate) fn at(address: &str, tls: Arc<ServerConfig>, manners: Manners) -> Origin2 {
+        Origin2::listen(address, Some(TlsAcceptor::from(tls)), manners)
+    }
+
+    /// Without TLS: HTTP/2 by prior knowledge.
+    pub(crate) fn plain(manners: Manners) -> Origin2 {
+        Origin2::listen("127.0.0.1:0", None, manners)
+    }
+
+    fn listen(address: &str, tls: Option<TlsAcceptor>, manners: Manners) -> Origin2 {
         let listener = TcpListener::bind(address).expect("a loopback port is free");
         let addr = listener.local_addr().expect("a bound socket has an address");
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
@@ -107,7 +118,7 @@ impl Origin2 {
             refused: Mutex::default(),
             held: Semaphore::new(0),
         });
-        let accepting = runtime().spawn(accept(listener, TlsAcceptor::from(tls), Arc::clone(&shared)));
+        let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&shared)));
         Origin2 { addr, shared, accepting }
     }
 
@@ -219,7 +230,7 @@ impl Drop for Open {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("a socket of ours");
     // Dropped with this task, and all connections with it.
     let mut running = JoinSet::new();
@@ -230,23 +241,47 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
         shared.open.fetch_add(1, Ordering::SeqCst);
         let open = Open(Arc::clone(&shared));
         running.spawn(async move {
+            let Some(tls) = tls else {
+                serve_plain(tcp, number, &shared, open).await;
+                return;
+            };
             let Ok(stream) = tls.accept(tcp).await else { return drop(open) };
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                 serve(stream, number, &shared).await;
                 return drop(open);
             }
             let (tcp, session) = stream.into_inner();
-            let tcp = tcp.into_std().expect("a socket of ours");
-            tcp.set_nonblocking(false).expect("a socket can be blocking");
-            super::thread(move || {
-                answer1::serve(Stream::server(session, tcp), number, &shared);
-                drop(open);
-            });
+            serve1(|tcp| Stream::server(session, tcp), tcp, number, shared, open);
         });
     }
 }
 
-async fn serve(stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>, number: usize, shared: &Arc<Shared>) {
+/// Serves one connection without TLS: HTTP/2 if it begins with the preface.
+async fn serve_plain(tcp: tokio::net::TcpStream, number: usize, shared: &Arc<Shared>, open: Open) {
+    let mut first = [0; 3];
+    match tcp.peek(&mut first).await {
+        Ok(3) if first == *b"PRI" => serve(tcp, number, shared).await,
+        _ => serve1(Stream::plain, tcp, number, Arc::clone(shared), open),
+    }
+}
+
+/// Serves HTTP/1.1 in a thread of its own.
+fn serve1(
+    stream: impl FnOnce(std::net::TcpStream) -> Stream + Send + 'static,
+    tcp: tokio::net::TcpStream,
+    number: usize,
+    shared: Arc<Shared>,
+    open: Open,
+) {
+    let tcp = tcp.into_std().expect("a socket of ours");
+    tcp.set_nonblocking(false).expect("a socket can be blocking");
+    super::thread(move || {
+        answer1::serve(stream(tcp), number, &shared);
+        drop(open);
+    });
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, shared: &Arc<Shared>) {
     let mut builder = h2::server::Builder::new();
     if let Some(max) = shared.manners.max_streams {
         builder.max_concurrent_streams(max);

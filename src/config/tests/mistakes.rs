@@ -156,7 +156,7 @@ fn what_a_route_cannot_lead_to() {
     for to in wrong.split_whitespace() {
         let reports = bad(&format!("[[route]]\nhost = \"g.example\"\nto = \"{to}\"\n"));
         assert_eq!((reports.len(), reports[0].line, reports[0].column), (1, 3, 6), "{to}");
-        assert!(reports[0].advice.starts_with("an http or https URL"));
+        assert!(reports[0].advice.starts_with("an http, https or h2c URL"));
     }
 }
 

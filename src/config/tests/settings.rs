@@ -10,7 +10,7 @@ use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::claims::{Cost, Pushback};
 use crate::proxy::key::KeyPart;
 use crate::proxy::path;
-use crate::proxy::target::Scheme;
+use crate::proxy::target::{PlainVersion, Scheme};
 
 /// The explanation of one limit.
 fn meaning(limit: &str) -> String {
@@ -130,20 +130,22 @@ fn limits_without_a_name_are_named_after_their_host_or_their_place() {
 fn a_route_becomes_an_origin_and_the_path_as_written() {
     let settings = good(
         "[[route]]\npath = \"/a/\"\nto = \"https://API.example/v2\"\n[[route]]\npath = \"/b\"\nto = \"http://[::FFFF:1.2.3.4]:8080/v2/\"\n\
-         [[route]]\nhost = \"c.example\"\nto = \"http://C.internal.:81\"\n",
+         [[route]]\nhost = \"c.example\"\nto = \"http://C.internal.:81\"\n\
+         [[route]]\nhost = \"d.example\"\nto = \"H2C://d.internal:50051/\"\n",
     );
     let routes: Vec<_> = settings
         .proxy
         .routes
         .iter()
-        .map(|r| (r.path.as_deref(), r.to.scheme, &*r.to.host, r.to.port, r.to_path.as_str()))
+        .map(|r| (r.path.as_deref(), r.to.scheme, &*r.to.host, r.to.port, r.plain, r.to_path.as_str()))
         .collect();
     assert_eq!(
         routes,
         [
-            (Some("/a/"), Scheme::Https, "api.example", 443, "/v2"),
-            (Some("/b"), Scheme::Http, "1.2.3.4", 8080, "/v2/"),
-            (None, Scheme::Http, "c.internal", 81, ""),
+            (Some("/a/"), Scheme::Https, "api.example", 443, PlainVersion::Http1, "/v2"),
+            (Some("/b"), Scheme::Http, "1.2.3.4", 8080, PlainVersion::Http1, "/v2/"),
+            (None, Scheme::Http, "c.internal", 81, PlainVersion::Http1, ""),
+            (None, Scheme::Http, "d.internal", 50051, PlainVersion::H2c, "/"),
         ]
     );
     assert!(settings.proxy.routes[2].host.as_ref().unwrap().matches("c.example", 80));

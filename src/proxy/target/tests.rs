@@ -26,6 +26,7 @@ fn route(host: Option<&str>, path: Option<&str>, name: &str, to_path: &str) -> R
         host: host.map(|host| HostPattern::parse(host).expect("valid")),
         path: path.map(str::to_owned),
         to: Origin { scheme: Scheme::Https, host: name.into(), port: 443 },
+        plain: PlainVersion::Http1,
         to_path: to_path.to_owned(),
         cross_site: CrossSite::Refuse,
     }

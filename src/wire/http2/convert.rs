@@ -12,9 +12,12 @@
 //! Checks here are those that `h2` leaves out: white space around values, quotes in names, the
 //! number of fields, `:authority` against `Host`, and the characters of the target.
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::wire::Version;
 use crate::wire::chunked::is_forbidden;
@@ -72,10 +75,18 @@ impl FieldMap {
 /// have (RFC 3986 §2), and many origins take them; the `http` crate does not.
 ///
 /// `/a?q=<b>` cannot be sent, and `/a?q=%3Cb%3E` can. A request with such a path goes to its origin
-/// by HTTP/1.1.
+/// by HTTP/1.1, or as [`carried_path`] has it.
 pub fn can_carry_path(path: &str) -> bool {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%?=&+,:;@!$*()".contains(&byte);
     path.bytes().all(is_unreserved) || PathAndQuery::try_from(path).is_ok()
+}
+
+/// A path and query as HTTP/2 can carry it, for an origin that speaks nothing else: the bytes that it
+/// cannot carry are percent-encoded.
+pub fn carried_path(path: &str) -> Cow<'_, str> {
+    // The visible characters that `http` refuses.
+    const REFUSED: &AsciiSet = &CONTROLS.add(b'"').add(b'<').add(b'>').add(b'`');
+    if can_carry_path(path) { path.into() } else { utf8_percent_encode(path, REFUSED).into() }
 }
 
 /// Converts a request head: target in absolute form, `Host` kept, the crumbs of a cookie joined
@@ -276,6 +287,11 @@ mod tests {
             }
         }
         assert!(!can_carry_path("/a?q=<b>") && can_carry_path("/a?q=%3Cb%3E"));
+        let visible: String = (0x21..0x7f_u8).map(char::from).collect();
+        let carried = carried_path(&visible);
+        assert!(can_carry_path(&format!("/{carried}")) && can_carry_path(&format!("/?{carried}")), "{carried}");
+        assert_eq!(carried.len() - visible.len(), 2 * 4, "{carried}");
+        assert_eq!(carried_path("/{a|b}^[]\\"), "/{a|b}^[]\\");
     }
 
     #[test]
