@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::host::{Authority, HostError};
 use super::location::LocationMap;
 use super::refusal::Refusal;
-use super::route::Routes;
 pub use super::route::{CrossSite, Route};
+use super::route::{RouteMatch, Routes};
 use super::uri_origin::write_port;
 pub use super::uri_origin::{Origin, PlainVersion, Scheme};
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
@@ -157,11 +157,14 @@ impl Targets {
         }
         let target = head.target();
         let at = target[start..].find(['/', '?']).map_or(target.len(), |at| start + at);
+        // An invalid authority is reported by the code that needs it.
+        let Ok(authority) = Authority::read(&target[start..at]) else { return Ok(None) };
+        if at == target.len() && head.method() == "OPTIONS" {
+            return Ok(self.whole_route(at..at, Some(authority), ingress));
+        }
         if !target[at..].starts_with('/') {
             return Ok(None);
         }
-        // An invalid authority is reported by the code that needs it.
-        let Ok(authority) = Authority::read(&target[start..at]) else { return Ok(None) };
         self.routed(head, at, Some(authority), ingress)
     }
 
@@ -177,7 +180,7 @@ impl Targets {
             return Ok(None);
         };
         if found.cross_site == CrossSite::Refuse {
-            if ingress.loopback && found.any_host && host.is_some_and(|host| may_be_rebound(&host.host())) {
+            if is_rebound(&found, host, ingress) {
                 // In HTTP/2 this may be a request to a forward proxy, which has the same form.
                 let is_proxys = head.version() == Version::Http2;
                 return if is_proxys { Ok(None) } else { Err(Refusal::Misdirected(REBOUND)) };
@@ -201,10 +204,26 @@ impl Targets {
     fn whole_origin(&self, head: &RequestHead, ingress: &Ingress<'_>) -> Result<Target, Refusal> {
         only_options(head)?;
         let host = check_host(head, None)?;
-        let found = self.routes.whole(host, ingress.default_port()).ok_or(Refusal::NoRoute)?;
-        let (origin, plain, form) = (found.to.clone(), found.plain, Form::Route);
-        Ok(Target { origin, plain, form, prefix: Arc::default(), rest: 0..1, locations: None })
+        self.whole_route(0..1, host, ingress).ok_or(Refusal::NoRoute)
     }
+
+    /// Route for `OPTIONS *`. `star`: bytes of the request's target that hold the star; empty in HTTP/2, where the
+    /// target is an authority alone.
+    fn whole_route(&self, star: Range<usize>, host: Option<Authority<'_>>, ingress: &Ingress<'_>) -> Option<Target> {
+        let found = self.routes.whole(host, ingress.default_port())?;
+        let prefix = if star.is_empty() { Arc::from("*") } else { Arc::default() };
+        if star.is_empty() && found.cross_site == CrossSite::Refuse && is_rebound(&found, host, ingress) {
+            // A request to a forward proxy.
+            return None;
+        }
+        let (origin, plain, form) = (found.to.clone(), found.plain, Form::Route);
+        Some(Target { origin, plain, form, prefix, rest: star, locations: None })
+    }
+}
+
+/// True for a request with a Host that a web page may have chosen, to a route on loopback without a host of its own.
+fn is_rebound(found: &RouteMatch<'_>, host: Option<Authority<'_>>, ingress: &Ingress<'_>) -> bool {
+    ingress.loopback && found.any_host && host.is_some_and(|host| may_be_rebound(&host.host()))
 }
 
 /// Authority that a request names, as received: before the path that begins at `at` in its target (HTTP/2), or in its

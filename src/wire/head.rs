@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
 use super::field::{Fields, range_in};
+use super::request_target::{encoded_len, encoded_target};
 
 /// Longest head, in bytes; longer ones are refused (431, or 414 for a request line). The read
 /// buffer of a connection grows up to this size, and no further.
@@ -131,7 +132,11 @@ impl RequestHead {
         self.method_at = range_in(input, method.as_bytes());
         self.target_at = range_in(input, target.as_bytes());
         self.version = version(minor);
+        let encoded = encoded_target(target);
         self.fields.store(&input[..length], parsed.headers);
+        if let Some(encoded) = encoded {
+            self.target_at = self.fields.append(encoded.as_bytes());
+        }
         Ok(Some(length))
     }
 
@@ -151,7 +156,8 @@ impl RequestHead {
         text(self.slice(&self.method_at))
     }
 
-    /// Request target as received: visible ASCII. Empty only before a head was read.
+    /// Request target: visible ASCII, with other characters percent-encoded (UTF-8), and the rest as
+    /// received. Empty only before a head was read.
     pub fn target(&self) -> &str {
         text(self.slice(&self.target_at))
     }
@@ -250,12 +256,13 @@ impl ResponseHead {
     }
 }
 
-/// Checks that a target consists of characters that a URL can have, for any version.
+/// Checks that a target has no white space and no control characters, and fits into a head once its
+/// other characters outside of ASCII are percent-encoded, for any version.
 pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
-    if target.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(());
+    if target.bytes().any(|byte| byte.is_ascii() && !byte.is_ascii_graphic()) {
+        return Err(HeadError::Malformed("the request target holds white space or a control character"));
     }
-    Err(HeadError::Malformed("the request target holds bytes that are not visible ASCII"))
+    if encoded_len(target) > MAX_HEAD { Err(HeadError::LineTooLong) } else { Ok(()) }
 }
 
 /// Checks that each line ends with CR LF. httparse accepts a lone LF (RFC 9112 §2.2 allows it), but
@@ -340,7 +347,8 @@ mod tests {
             b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET / b HTTP/1.1\r\nHost: a\r\n\r\n",
-            b"GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /\xe4 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /\x7f HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET / HTTP/1.1\r\n: a\r\n\r\n",
             b"\n",
             b"\n\n\nGET / HTTP/1.1\r\n\r\n",

@@ -11,7 +11,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`head`], [`field`] | start line and fields of a message |
+//! | [`head`], [`field`], `request_target` | start line and fields of a message |
 //! | [`framing`], [`chunked`] | length of a body, chunked coding |
 //! | [`stream`], `tcp` | byte stream over TCP, TLS, or a stream of HTTP/2 |
 //! | [`buffer`], [`conn`] | buffered connection |
@@ -33,6 +33,7 @@ pub mod fuzzing;
 pub mod head;
 pub mod http2;
 pub mod http_client;
+mod request_target;
 pub mod stream;
 mod tcp;
 

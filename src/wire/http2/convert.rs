@@ -22,6 +22,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use crate::wire::Version;
 use crate::wire::chunked::is_forbidden;
 use crate::wire::head::{EndStream, HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
+use crate::wire::request_target::encoded_target;
 
 /// Most trailer fields that are passed on. As for chunked bodies.
 const MAX_TRAILERS: usize = 64;
@@ -133,6 +134,9 @@ pub(super) fn read_request(
         return Err(HeadError::Malformed("only OPTIONS may ask for `*` (RFC 9113 §8.3.1)"));
     }
     check_target(into.target())?;
+    if let Some(encoded) = encoded_target(into.target()) {
+        into.target_at = into.fields.append(encoded.as_bytes());
+    }
     read_fields(&head.headers, &mut into.fields)
 }
 
