@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lockgate::locker::{
-    Claim, JournalRecord, JournalStart, Limit, LimitId, SettlePoint, SlotGrant, StatsScan, SyncTrigger, Verdict,
-    WallSample, WriteToken,
+    CallerScan, Claim, JournalRecord, JournalStart, Limit, LimitId, SettlePoint, SlotGrant, StatsScan, SyncTrigger,
+    Verdict, WallSample, WriteToken,
 };
 use lockgate::time::Time;
 
@@ -46,7 +46,7 @@ pub(crate) const EVENTS: [Event; 16] = [
     shared("store found", store_found),
     local("clock step", clock_step),
     local("statistics", statistics),
-    local("limit detail", |crowd| drop(crowd.call(|locker| locker.limit_detail(LimitId(0), Some(HOT), NOW)))),
+    local("limit detail", detail),
     local("queued asks", |crowd| drop(crowd.call(|locker| locker.queued_asks()))),
 ];
 
@@ -185,6 +185,13 @@ fn clock_step(crowd: &mut Crowd) {
     let ahead = WallSample { at_start: WALL.at_start + 7_200_000_000_000, ..WALL };
     crowd.call(|locker| locker.set_wall(ahead, NOW));
     crowd.run_until_done(NOW);
+}
+
+/// An operator looks at one limit.
+fn detail(crowd: &mut Crowd) {
+    let mut scan = CallerScan::of(LimitId(0));
+    while crowd.call(|locker| locker.scan_callers(&mut scan)) {}
+    crowd.call(|locker| locker.limit_detail(LimitId(0), Some(HOT), NOW));
 }
 
 fn statistics(crowd: &mut Crowd) {

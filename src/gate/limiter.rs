@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::locker::{
-    Ask, Event, Forwarder, Grant, GrantedSlots, JournalRecord, JournalStart, Key, Limit, LimitDetail, LimitId,
-    LimitSnapshot, LimitStats, Locker, ReloadSummary, SettlePoint, SharingMode, SlotGrant, Sorry, StatsScan,
+    Ask, CallerScan, Event, Forwarder, Grant, GrantedSlots, JournalRecord, JournalStart, Key, Limit, LimitDetail,
+    LimitId, LimitSnapshot, LimitStats, Locker, ReloadSummary, SettlePoint, SharingMode, SlotGrant, Sorry, StatsScan,
     SyncRequest, SyncTrigger, Ticket, Verdict, WallReading, WallSample, WriteToken,
 };
 use crate::time::Time;
@@ -143,6 +143,13 @@ impl Limiter {
         match self {
             Limiter::Local(locker) => locker.limit_detail(limit, key, now),
             Limiter::Forwarding(forwarder) => forwarder.limit_detail(limit, key, now),
+        }
+    }
+
+    pub(super) fn scan_callers(&self, scan: &mut CallerScan) -> bool {
+        match self {
+            Limiter::Local(locker) => locker.scan_callers(scan),
+            Limiter::Forwarding(forwarder) => forwarder.scan_callers(scan),
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{Gate, Refused, Revision, State};
-use crate::locker::{Key, Kind, Limit, LimitDetail, LimitId, LimitStats, ReloadSummary, StatsScan};
+use crate::locker::{CallerScan, Key, Kind, Limit, LimitDetail, LimitId, LimitStats, ReloadSummary, StatsScan};
 use crate::time::Time;
 
 /// Treatment of the waiters in a reload.
@@ -114,13 +114,17 @@ impl Gate {
         stats.into_iter().map(|(id, held)| LimitView { id, limit: limits[id.0 as usize].clone(), held }).collect()
     }
 
-    /// Waiters of a limit, and the opening times of one of its windows.
+    /// Waiters of a limit, and the opening times of one of its windows. Scans the waiters some at a
+    /// time, as [`limit_stats`](Gate::limit_stats) does the windows.
     ///
     /// `key` names the window to describe; with `None` only the waiters are reported. Called by the
     /// admin API.
     pub fn limit_detail(&self, limit: LimitId, key: Option<Key>) -> LimitDetail {
+        let mut scan = CallerScan::of(limit);
+        while self.lock().locker.scan_callers(&mut scan) {}
         let now = self.clock.now();
-        self.step(now, |state| state.locker.limit_detail(limit, key, now))
+        let detail = self.step(now, |state| state.locker.limit_detail(limit, key, now));
+        LimitDetail { callers: scan.finish(), ..detail }
     }
 
     /// Limits by `LimitId`, including those no longer in force.

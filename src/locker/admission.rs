@@ -11,6 +11,7 @@ use super::decide::{ClaimCheck, ClaimChecks};
 use super::overflow::displaces;
 use super::queue::{DequeueReason, Location, Queue, Waiter, WindowDemand};
 use super::queue_position::QueuePosition;
+use super::step_budget::REFUSAL;
 use super::window::Window;
 use super::window_table::WindowTable;
 use crate::time::Time;
@@ -41,6 +42,9 @@ impl Queue {
             return Verdict::Sorry(sorry);
         }
         let mut waiter = self.waiter(ask, now);
+        if self.joins_requeue(ask.claims) {
+            return Verdict::Wait(self.join_requeue(waiter), None);
+        }
         self.resolve_demands(counters, &mut waiter, now);
         waiter.deadline = counters.limits.deadline(&waiter);
         let is_blocked = checks
@@ -120,6 +124,10 @@ impl Queue {
         id: u32,
         now: Time,
     ) -> Option<(RefusalReason, Option<LimitId>)> {
+        if self.is_unfinished() {
+            // Not all waiters have been looked at, and this one may go when its turn comes.
+            return self.make_room(counters, id, now).err().map(|limit| (RefusalReason::QueueFull, Some(limit)));
+        }
         let waiter = &self.waiters[id];
         let blocked_at = match self.groups[waiter.group].location {
             Location::Queued(window, _) | Location::Deferred(window, _) => Some(window),
@@ -209,7 +217,7 @@ impl Queue {
             }
             demands[..=primary].rotate_left(1);
         }
-        let waiting = |demand: &WindowDemand| table.window(demand.window).queue().map_or(0, |queue| queue.waiting);
+        let waiting = |demand: &WindowDemand| table.queue(demand.window).map_or(0, |queue| queue.waiting);
         // Of equal ones the first.
         let primary = (0..of_first).rev().max_by_key(|at| waiting(&demands[*at])).unwrap_or(0);
         demands[..=primary].rotate_right(1);
@@ -218,7 +226,9 @@ impl Queue {
     /// Removes a waiter that leaves without a grant. It pushes no verdict: the caller does, if
     /// there is a reader for it.
     pub(super) fn remove_waiter(&mut self, counters: &mut Counters, id: u32, now: Time) {
-        self.dequeue(counters, id, DequeueReason::Left, now);
+        if !self.leave_requeue(id) {
+            self.dequeue(counters, id, DequeueReason::Left, now);
+        }
         self.waiters.remove(id);
     }
 
@@ -256,11 +266,18 @@ impl Queue {
     }
 
     /// Refuses the waiters past their deadline, earliest first: as `Unwritten` if only the journal
-    /// kept them back, as `StoreLost` if the store cannot be asked, else as `TimedOut`.
+    /// kept them back, as `StoreLost` if the store cannot be asked, else as `TimedOut`. Refuses none
+    /// before all have been looked at that may go.
     pub(super) fn expire_deadlines(&mut self, counters: &mut Counters, now: Time) {
+        if self.is_unfinished() {
+            return;
+        }
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
+            && !self.budget.is_spent()
         {
+            self.budget.spend(REFUSAL);
+            counters.carry_demands(&self.waiters[id].demands);
             let reason =
                 if self.awaits_disk(counters, id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
             let reason = self.refusal_reason(counters, id, reason);
@@ -271,13 +288,21 @@ impl Queue {
         }
     }
 
-    /// Ends the hold. A waiter that was given more time for it and has not gone falls back to the
-    /// deadline that its limits set, unless it waits for a write.
-    pub(super) fn end_hold(&mut self, counters: &mut Counters, now: Time) {
-        for ticket in std::mem::take(&mut self.held_waiters) {
+    /// Ends the extensions of a hold that is over. A waiter that was given more time for it and has
+    /// not gone falls back to the deadline that its limits set, unless it waits for a write. Does
+    /// nothing before all have been looked at that may go.
+    pub(super) fn end_extensions(&mut self, counters: &mut Counters, now: Time) {
+        if self.is_held || self.requeue.is_some() || !self.dirty.is_empty() {
+            return;
+        }
+        while !self.budget.is_spent()
+            && let Some(ticket) = self.held_waiters.pop()
+        {
+            self.budget.spend(1);
             if !self.contains(ticket) {
                 continue;
             }
+            counters.carry_demands(&self.waiters[ticket.index].demands);
             let waiter = &self.waiters[ticket.index];
             let (before, own_deadline) = (waiter.deadline, counters.limits.deadline(waiter));
             if own_deadline < before && !waiter.demands.iter().any(|demand| counters.awaits_io(demand, now)) {
@@ -286,7 +311,5 @@ impl Queue {
                 self.waiters[ticket.index].deadline = own_deadline;
             }
         }
-        self.expire_deadlines(counters, now);
-        self.dispatch(counters, now);
     }
 }

@@ -5,6 +5,8 @@ use super::limit_table::LimitTable;
 use super::persistence::WriteQueue;
 use super::queue::WindowDemand;
 use super::sharing::Sharing;
+use super::step_budget::StepBudget;
+use super::window_lists::ListCursor;
 use super::window_table::WindowTable;
 use crate::time::Time;
 
@@ -50,6 +52,14 @@ impl Counters {
         self.table.create(&mut self.limits.rules, limit, key, now)
     }
 
+    /// Carries the windows of a waiter over to the present rules of their limits.
+    #[inline]
+    pub(super) fn carry_demands(&mut self, demands: &[WindowDemand]) {
+        if self.table.changes.is_pending() {
+            demands.iter().for_each(|demand| self.table.carry(demand.window));
+        }
+    }
+
     /// Queues the window for the journal, as more of it must be written down. See `WriteQueue`.
     pub(super) fn request_write(&mut self, index: u32) {
         self.write_queue.request_write(&self.limits, &mut self.table, index);
@@ -77,5 +87,31 @@ impl Counters {
     pub(super) fn awaits_io(&self, demand: &WindowDemand, now: Time) -> bool {
         let rule = &self.limits.rules[demand.limit.at()];
         self.table.window(demand.window).awaits_io(rule, demand.cost, now)
+    }
+}
+
+impl Counters {
+    /// Carries over the next windows that nothing has touched since their limits changed.
+    pub(super) fn carry_some(&mut self, budget: &mut StepBudget) {
+        while !budget.is_spent()
+            && let Some(limit) = self.table.changes.walked()
+        {
+            budget.spend(1);
+            let next = self.table.lists.step(ListCursor::RuleChanges);
+            match mutant!(next, "rule changes are forgotten too early", None) {
+                Some(index) => self.table.carry(index),
+                None => {
+                    self.table.changes.end_walk(limit);
+                    self.begin_walk();
+                }
+            }
+        }
+    }
+
+    /// Begins the walk through the windows of the first limit that has changed.
+    pub(super) fn begin_walk(&mut self) {
+        if let Some(limit) = self.table.changes.begin_walk() {
+            self.table.lists.begin(ListCursor::RuleChanges, limit);
+        }
     }
 }

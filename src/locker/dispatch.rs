@@ -1,13 +1,22 @@
 //! Lets waiters go: looks at the queues of windows that have news, and at groups that have a new head.
 
-use super::api::{LimitId, RefusalReason, Verdict};
+use super::api::{RefusalReason, Verdict};
 use super::counters::Counters;
-use super::queue::{Dirty, Location, Queue, StoreAsk};
+use super::queue::{Dirty, Location, Queue, QueueCursor, StoreAsk};
 use super::queue_position::{QueueEntry, QueuePosition, first};
+use super::step_budget::REFUSAL;
 use super::window::Window;
 use super::window_queue::{GroupQueue, WindowQueue};
 use super::window_table::WindowTable;
 use crate::time::Time;
+
+/// End of a look at a group.
+struct Served {
+    /// Number of granted waiters.
+    granted: usize,
+    /// True if the step ended before the group did: it is in no queue, and must be looked at first in the next step.
+    is_cut: bool,
+}
 
 /// Result of a look at the head of a group.
 enum GroupCheck {
@@ -40,18 +49,13 @@ impl Queue {
         }
     }
 
-    /// Marks all windows of a limit, as after a change of its rule. Cost: one step per window.
-    pub(super) fn mark_limit_dirty(&mut self, table: &WindowTable, limit: LimitId) {
-        for window in table.of_limit(limit) {
-            self.mark_dirty(table, window);
-        }
-    }
-
     /// Marks the windows with a wakeup time that has come; `dispatch` then serves them.
     pub(super) fn fire_wakeups(&mut self, table: &mut WindowTable, now: Time) {
         while let Some(&(at, window)) = self.wakeups.first()
             && at <= now
+            && !self.budget.is_spent()
         {
+            self.budget.spend(1);
             self.wakeups.pop_first();
             if let Some(queue) = table.get_mut(window).and_then(|window| window.queue_mut()) {
                 queue.wakeup = None;
@@ -60,35 +64,50 @@ impl Queue {
         }
     }
 
-    /// Does all work that has come up. Afterwards every waiter in the queue has a reason to wait, unless
-    /// the locker is held: then this does nothing, and the work stays in the list.
+    /// Does the work that has come up, as far as the step's budget goes; the rest stays in the list, in its order.
+    /// Afterwards every waiter in the queue has a reason to wait, unless work is left. Does nothing
+    /// while the locker is held, or waiters are being requeued.
     pub(super) fn dispatch(&mut self, counters: &mut Counters, now: Time) {
-        if self.is_held {
+        if self.is_held || self.requeue.is_some() {
             return;
         }
-        while let Some(dirty) = self.dirty.pop_front() {
+        while !self.budget.is_spent()
+            && let Some(dirty) = self.dirty.pop_front()
+        {
+            self.budget.spend(1);
             match dirty {
-                Dirty::Window(window) => self.serve_window(counters, window, now),
+                Dirty::Window(window) => self.serve_window(counters, window, QueueCursor::default(), now),
+                Dirty::Rest(window, cursor) => self.serve_window(counters, window, cursor, now),
                 Dirty::Group(group) => {
                     if let Location::Queued(window, _) | Location::Deferred(window, _) =
                         self.detach(&mut counters.table, group)
                     {
                         self.dirty.push_back(Dirty::Window(window));
                     }
-                    self.serve_group(counters, group, now);
+                    if self.serve_group(counters, group, now).is_cut {
+                        self.cut_group(group);
+                    }
                 }
             }
         }
     }
 
-    /// Serves the groups at a window, in order, until the window keeps the first in the queue back.
-    /// Queued and deferred groups are merged by effective arrival.
-    fn serve_window(&mut self, counters: &mut Counters, window: u32, now: Time) {
-        let mut blocked = None;
-        let mut check_deferred = true;
+    /// Puts a group of which the look was cut short before all other work. Until then it is in no
+    /// queue, so that none may be looked at before it that it comes before.
+    fn cut_group(&mut self, group: u32) {
+        mutant!(
+            self.dirty.push_front(Dirty::Group(group)),
+            "a newcomer overtakes an unfinished opening",
+            self.dirty.push_back(Dirty::Group(group))
+        );
+    }
+
+    /// Serves the groups at a window from `cursor` on, in order, until the window keeps the first in
+    /// the queue back. Queued and deferred groups are merged by effective arrival.
+    fn serve_window(&mut self, counters: &mut Counters, window: u32, mut cursor: QueueCursor, now: Time) {
         while let Some(queue) = counters.table.queue(window) {
-            let queued = queue.queued.first().filter(|(_, entry)| blocked != Some(entry.id));
-            let deferred = queue.deferred.first().filter(|_| check_deferred);
+            let queued = queue.queued.first().filter(|(_, entry)| cursor.blocked != Some(entry.id));
+            let deferred = queue.deferred.first().filter(|_| !cursor.skips_deferred);
             let (group, was_deferred) = match (queued, deferred) {
                 (Some(queued), Some(deferred)) if is_earlier(&deferred, &queued) => (deferred.1.id, true),
                 (Some(queued), _) => (queued.1.id, false),
@@ -96,13 +115,20 @@ impl Queue {
                 (None, None) => break,
             };
             self.detach(&mut counters.table, group);
-            let granted = self.serve_group(counters, group, now);
+            let Served { granted, is_cut } = self.serve_group(counters, group, now);
             // Another window may keep back what was held here; the next may go all the same.
             if granted == 0 && was_deferred && self.is_queued_at(group, window) {
-                check_deferred = false;
+                cursor.skips_deferred = true;
             }
             if !was_deferred {
-                blocked = Some(group);
+                cursor.blocked = Some(group);
+            }
+            if is_cut || self.budget.is_spent() {
+                self.dirty.push_front(Dirty::Rest(window, cursor));
+                if is_cut {
+                    self.cut_group(group);
+                }
+                return;
             }
         }
         self.set_wakeup(counters, window, None, now);
@@ -115,22 +141,29 @@ impl Queue {
     }
 
     /// Grants a group's waiters as long as they may go; then attaches the group at the window that
-    /// keeps it back. Returns the number of granted waiters.
-    fn serve_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> usize {
-        let mut granted = 0;
+    /// keeps it back. A step that has decided one of them may end here.
+    fn serve_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> Served {
+        let mut served = Served { granted: 0, is_cut: false };
+        let mut decided = false;
         while self.groups.get(group).is_some() {
+            if decided && self.budget.is_spent() {
+                return Served { is_cut: true, ..served };
+            }
+            self.budget.spend(1);
             match self.check_group(counters, group, now) {
                 GroupCheck::Go(waiter) if self.postpone(&mut counters.table, waiter) => {}
                 GroupCheck::Go(waiter) => match self.find_substitute(counters, waiter, now) {
                     Some(other) => self.swap_positions(&mut counters.table, waiter, other),
                     None => {
+                        self.budget.spend(1);
                         self.grant_waiter(counters, waiter, now);
-                        granted += 1;
+                        served.granted += 1;
+                        decided = true;
                     }
                 },
-                GroupCheck::Blocked(window) if self.refuse_head(counters, group, window, now) => {}
+                GroupCheck::Blocked(window) if self.refuse_head(counters, group, window, now) => decided = true,
                 GroupCheck::Blocked(window) => {
-                    if counters.limits.rules[counters.table.window(window).limit.at()].store_managed {
+                    if counters.limits.rules[counters.table.peek(window).limit.at()].store_managed {
                         self.ask_store(counters, group, window, now);
                     }
                     self.attach(&mut counters.table, group, window, Location::Queued);
@@ -138,7 +171,7 @@ impl Queue {
                     break;
                 }
                 GroupCheck::Behind => break,
-                GroupCheck::Reserved(window, _) if self.refuse_head(counters, group, window, now) => {}
+                GroupCheck::Reserved(window, _) if self.refuse_head(counters, group, window, now) => decided = true,
                 GroupCheck::Reserved(window, start) => {
                     self.attach(&mut counters.table, group, window, Location::Deferred);
                     self.set_wakeup(counters, window, start, now);
@@ -146,7 +179,7 @@ impl Queue {
                 }
             }
         }
-        granted
+        served
     }
 
     /// Schedules a question to the store for a group that waits at a store-managed window. Does
@@ -193,6 +226,8 @@ impl Queue {
             true => RefusalReason::TooLong,
             false => return false,
         };
+        self.budget.spend(REFUSAL);
+        let waiter = &self.waiters[entry.id];
         let sorry = self.forecast(counters, waiter, now).to_sorry(self.refusal_reason(counters, entry.id, reason), now);
         let ticket = self.ticket(entry.id);
         self.remove_waiter(counters, entry.id, now);
@@ -203,8 +238,9 @@ impl Queue {
     /// Checks all windows of the head of a group, which must have a head. Windows of the store come
     /// last: the latest of these is named if nothing else blocks.
     fn check_group(&mut self, counters: &mut Counters, group: u32, now: Time) -> GroupCheck {
-        let (position, entry) = first(&self.groups[group].entries).expect("a lane without waiters is dropped");
+        let (position, entry) = first(&self.groups[group].entries).expect("a group without waiters is dropped");
         let waiter = &self.waiters[entry.id];
+        counters.carry_demands(&waiter.demands);
         let (mut contended, mut store_blocked) = (None, None);
         for demand in &waiter.demands {
             let rule = &counters.limits.rules[demand.limit.at()];
@@ -297,7 +333,13 @@ impl Queue {
     /// set, and only for a time after `now`.
     fn set_wakeup(&mut self, counters: &mut Counters, window: u32, reserved_until: Option<Time>, now: Time) {
         // Work that came up while the locker was held may be for a window that has been swept since.
-        let Some(found) = counters.table.get(window) else { return };
+        if counters.table.queue(window).is_none() {
+            return;
+        }
+        if counters.table.changes.is_pending() {
+            counters.table.carry(window);
+        }
+        let found = counters.table.window(window);
         let Some(queue) = found.queue() else { return };
         let opening = queue.queued.first().and_then(|(_, entry)| {
             let group = &self.groups[entry.id];

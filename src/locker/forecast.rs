@@ -56,7 +56,7 @@ impl Queue {
     /// urgency, and either of one caller or without turns.
     fn is_single_flow(&self, counters: &Counters, group: Option<&WaiterGroup>, waiter: &Waiter) -> bool {
         let Some(group) = group else { return true };
-        let queue = counters.table.window(waiter.demands[0].window).queue();
+        let queue = counters.table.queue(waiter.demands[0].window);
         let turns = |turns: &super::fair_queue::FairQueue| !waiter.takes_turns || turns.is_only(waiter.caller);
         let one_priority = group.entries.first_key_value().map(|(position, _)| position.priority)
             == Some(waiter.position.priority)

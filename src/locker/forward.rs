@@ -13,7 +13,7 @@ use super::outbox::Outbox;
 use super::queue::Waiter;
 use super::remote_holdings::{Holding, RemoteHoldings};
 use super::slab::Slab;
-use super::stats::{LimitDetail, LimitStats, StatsScan, callers_at};
+use super::stats::{CallerScan, LimitDetail, LimitStats, StatsScan};
 use super::wall_clock::{WallClock, WallReading};
 use super::window_table::WindowTable;
 use crate::time::Time;
@@ -244,7 +244,7 @@ impl Forwarder {
             let window = found.unwrap_or_else(|| self.table.create(&mut self.limits.rules, slot.limit, slot.key, now));
             grant.held.push(HeldSlots {
                 window,
-                generation: self.table.window(window).generation,
+                generation: self.table.peek(window).generation,
                 limit: slot.limit,
                 cost: slot.cost,
                 answered: slot.answered,
@@ -344,12 +344,15 @@ impl Forwarder {
         scan.finish(&self.limits, &mut self.table, now)
     }
 
-    /// As [`Locker::limit_detail`], of the windows of before and the requests that were in the
-    /// queue then.
+    /// As [`Locker::limit_detail`], of the windows of before.
     pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
-        let window = LimitDetail::of_window(&self.limits, &mut self.table, limit, key, now);
-        LimitDetail { callers: callers_at(&self.queued, limit), ..window }
+        LimitDetail::of_window(&self.limits, &mut self.table, limit, key, now)
+    }
+
+    /// As [`Locker::scan_callers`], of the requests that were in the queue at the hand-over.
+    pub fn scan_callers(&self, scan: &mut CallerScan) -> bool {
+        scan.step(&self.queued)
     }
 
     /// Moves the time on, and returns the later of `now` and the latest time.

@@ -4,6 +4,11 @@
 //! Uses linear probing. An entry stores its whole hash, so that growing and removing never access
 //! the indexed values, and so that a look-up hardly ever fetches a wrong window.
 
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use super::api::{Key, LimitId};
+
 /// Hash of a key, and the place of its window.
 #[derive(Clone, Copy, Debug)]
 struct IndexEntry {
@@ -120,6 +125,38 @@ impl HashIndex {
                 self.put(entry);
             }
         }
+    }
+}
+
+/// Random hash seed of one table. Keys of shared limits are hashed with a seed derived from their
+/// group's name; without this second seed an attacker with that knowledge could choose keys that
+/// collide in the index.
+#[derive(Clone, Copy)]
+pub(super) struct HashSeed([u64; 2]);
+
+impl HashSeed {
+    /// A new seed.
+    pub(super) fn random() -> HashSeed {
+        let random = RandomState::new();
+        HashSeed([random.hash_one(0), random.hash_one(1)])
+    }
+
+    /// Shard and hash of a key: a folded multiplication (as in wyhash), unpredictable without the
+    /// seed.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "a hash uses the halves of each number")]
+    pub(super) fn shard_and_hash(self, limit: LimitId, key: Key) -> (usize, u32) {
+        let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
+        let low = low ^ self.0[0] ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let product = u128::from(low) * u128::from(high ^ self.0[1]);
+        let mixed = (product as u64 ^ (product >> 64) as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        ((mixed >> 56) as usize, (mixed >> 24) as u32)
+    }
+}
+
+impl fmt::Debug for HashSeed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("HashSeed(..)")
     }
 }
 

@@ -36,13 +36,17 @@ mod reload_limits;
 mod remote;
 mod remote_holdings;
 mod replica;
+mod requeue;
 mod reservation;
 mod review;
+mod rule_changes;
 mod settle;
 mod sharing;
 mod slab;
 mod snapshot_scan;
 mod stats;
+mod step_budget;
+mod steps;
 mod store_api;
 mod store_sync;
 mod sweep;
@@ -76,7 +80,7 @@ pub use self::sharing::{
     WindowReport,
 };
 pub use self::snapshot_scan::SnapshotScan;
-pub use self::stats::{LimitDetail, LimitStats, StatsScan};
+pub use self::stats::{CallerScan, LimitDetail, LimitStats, StatsScan};
 pub use self::wall_clock::{WallReading, WallSample};
 pub use self::window_record::{LateSlots, WindowRecord};
 
@@ -86,7 +90,6 @@ use self::queue::Queue;
 use self::remote_holdings::RemoteHoldings;
 use self::settle::LateSettle;
 use self::sharing::PriorSharing;
-use self::stats::callers_at;
 use self::wall_clock::WallClock;
 use self::window::Algorithm;
 use crate::time::Time;
@@ -148,11 +151,17 @@ impl Locker {
 
     /// Adds a limit behind the others.
     pub fn add(&mut self, limit: Limit) -> LimitId {
+        let id = self.add_limit(limit);
+        self.next_roll = self.counters.limits.next_roll();
+        self.update_due();
+        id
+    }
+
+    /// As `add`, but the caller notes when something is due next.
+    fn add_limit(&mut self, limit: Limit) -> LimitId {
         let id = self.counters.limits.add(limit, &self.wall, self.last);
         let before = PriorSharing::of(&self.counters.limits.rules[id.at()]);
         self.update_work_lists(id, before, self.last, 0);
-        self.next_roll = self.counters.limits.next_roll();
-        self.update_due();
         id
     }
 
@@ -173,9 +182,7 @@ impl Locker {
         }
         let live = self.counters.table.live();
         let verdict = match check {
-            Ok(AskCheck::Open) if !self.queue.is_held || self.never_queues(ask) => {
-                Verdict::Go(self.counters.take(ask.claims, &checks, now))
-            }
+            Ok(AskCheck::Open) if self.may_go_now(ask) => Verdict::Go(self.counters.take(ask.claims, &checks, now)),
             Ok(AskCheck::Open | AskCheck::Blocked) => {
                 let verdict = self.queue.try_enqueue(&mut self.counters, ask, checks, now);
                 self.update_due();
@@ -228,29 +235,6 @@ impl Locker {
         self.queue.outbox.pop()
     }
 
-    /// Time at which `handle_timeout` must be called next, if nothing else happens.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        let sweeps = if self.counters.table.live() > 0 { self.counters.next_sweep } else { Time::NEVER };
-        let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
-        // An exchange that is due already is the gate's to see to.
-        let sync = Some(self.counters.sharing.due()).filter(|due| *due > self.last).unwrap_or(Time::NEVER);
-        // A slice at a time, as fast as there is nothing else to do.
-        let review = if self.queue.has_review(&self.counters) { self.last } else { Time::NEVER };
-        let next = sweeps.min(late).min(self.queue.due()).min(sync).min(review);
-        (next < Time::NEVER).then_some(next)
-    }
-
-    /// Does what is due at `now`.
-    pub fn handle_timeout(&mut self, now: Time) {
-        let now = self.advance(now);
-        if now >= self.counters.next_sweep {
-            self.counters.sweep(now);
-        }
-        if self.queue.has_review(&self.counters) {
-            self.review_limits(&[], now);
-        }
-    }
-
     /// Usage of a key's window.
     pub fn usage(&mut self, limit: LimitId, key: Key, now: Time) -> Usage {
         let now = self.advance(now);
@@ -280,11 +264,17 @@ impl Locker {
         scan.finish(&self.counters.limits, &mut self.counters.table, now)
     }
 
-    /// Details of one limit: its waiters, and the window of one key.
+    /// Details of one limit: the window of one key. Its callers are found by a scan of their own
+    /// ([`Locker::scan_callers`]).
     pub fn limit_detail(&mut self, limit: LimitId, key: Option<Key>, now: Time) -> LimitDetail {
         let now = self.advance(now);
-        let window = LimitDetail::of_window(&self.counters.limits, &mut self.counters.table, limit, key, now);
-        LimitDetail { callers: callers_at(&self.queue.waiters, limit), ..window }
+        LimitDetail::of_window(&self.counters.limits, &mut self.counters.table, limit, key, now)
+    }
+
+    /// Scans the next waiters. Returns true if more are left. Waiters come and go between calls, so
+    /// the result is approximate.
+    pub fn scan_callers(&self, scan: &mut CallerScan) -> bool {
+        scan.step(&self.queue.waiters)
     }
 
     /// Every waiter, as it would ask anew; in the order of arrival.
@@ -312,14 +302,13 @@ impl Locker {
         if !self.wall.set(wall, now) {
             return;
         }
-        for id in calendars {
+        for id in &calendars {
             self.counters.limits.rules[id.at()].roll(&self.wall, now);
-            self.queue.mark_limit_dirty(&self.counters.table, id);
         }
         self.counters.limits.revision += 1;
         self.next_roll = self.counters.limits.next_roll();
         self.counters.write_queue.request_limits_write();
-        self.dispatch(now);
+        self.review_limits(&calendars, now);
     }
 
     /// Returns true if a wall clock that reads so many nanoseconds of Unix time goes on as it is
@@ -331,55 +320,5 @@ impl Locker {
     /// The readings of the wall clock that a locker which goes on from here must know of.
     pub fn readings(&self) -> Vec<WallReading> {
         self.wall.readings()
-    }
-
-    /// Moves on to `now` and does what was due before it.
-    #[inline]
-    fn advance(&mut self, now: Time) -> Time {
-        let now = mutant!(now.max(self.last), "time goes back", now);
-        self.last = now;
-        if now >= self.due {
-            self.process_due(now);
-        }
-        now
-    }
-
-    /// Does all that is due: periods, late settles, wakeups, and deadlines, in this order.
-    fn process_due(&mut self, now: Time) {
-        if now >= self.next_roll {
-            self.counters.limits.roll(&self.wall, now);
-            self.next_roll = self.counters.limits.next_roll();
-        }
-        self.settle_due(now);
-        self.queue.fire_wakeups(&mut self.counters.table, now);
-        self.serve_waiters(now);
-    }
-
-    /// Grants waiters that may go, and refuses those past their deadline.
-    fn serve_waiters(&mut self, now: Time) {
-        self.queue.dispatch(&mut self.counters, now);
-        self.queue.expire_deadlines(&mut self.counters, now);
-        self.dispatch(now);
-    }
-
-    /// Does all work that has come up, and notes when something is due next.
-    fn dispatch(&mut self, now: Time) {
-        self.queue.dispatch(&mut self.counters, now);
-        self.update_due();
-    }
-
-    /// Goes on with the review of waiters, of these limits too.
-    fn review_limits(&mut self, limits: &[LimitId], now: Time) {
-        for id in limits {
-            self.queue.review.add(*id);
-        }
-        self.queue.review_some(&mut self.counters, now);
-        self.update_due();
-    }
-
-    /// Notes when something is due next.
-    fn update_due(&mut self) {
-        let late = self.late_settles.peek().map_or(Time::NEVER, |Reverse(late)| late.at);
-        self.due = self.next_roll.min(late).min(self.queue.due());
     }
 }

@@ -36,6 +36,7 @@ impl Queue {
     /// Refuses a waiter as `QueueFull` at this limit, with the forecast that it had.
     fn drop_waiter(&mut self, counters: &mut Counters, id: u32, limit: LimitId, now: Time) {
         let waiter = &self.waiters[id];
+        counters.carry_demands(&waiter.demands);
         let sorry = self
             .forecast(counters, waiter, now)
             .to_sorry(self.refusal_reason(counters, id, RefusalReason::QueueFull), now);

@@ -25,7 +25,7 @@ impl Queue {
         let waiter = &self.waiters[id];
         let primary = waiter.demands.first()?;
         let rule = &counters.limits.rules[primary.limit.at()];
-        let callers = &counters.table.window(primary.window).queue()?.callers;
+        let callers = &counters.table.queue(primary.window)?.callers;
         // Under strict priority the queue compares urgencies already: only arrival within one
         // urgency is left.
         let from = if rule.priority == Priority::Strict { waiter.caller_order.urgency } else { 0 };

@@ -10,7 +10,11 @@ use super::forwarded_event::Event;
 use super::outbox::Outbox;
 use super::queue_position::{QueueEntries, QueuePosition};
 use super::slab::Slab;
+use super::step_budget::{self, StepBudget};
 use crate::time::Time;
+
+/// Chunks of each slab that a step frees: some 100 kB each, and some 10 µs.
+const CHUNKS_PER_STEP: usize = 16;
 
 /// Slots that a waiter needs in one window.
 #[derive(Clone, Copy, Debug)]
@@ -107,8 +111,19 @@ pub(in crate::locker) enum StoreAsk {
 pub(super) enum Dirty {
     /// The queue of a window.
     Window(u32),
+    /// The rest of the queue of a window, where the last step ended.
+    Rest(u32, QueueCursor),
     /// The first waiter of a group.
     Group(u32),
+}
+
+/// Point in the queue of a window at which the look at it goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct QueueCursor {
+    /// The queued group that the window was found to keep back.
+    pub(super) blocked: Option<u32>,
+    /// True if no further deferred group can go.
+    pub(super) skips_deferred: bool,
 }
 
 /// Limits that need a review of all their waiters.
@@ -118,9 +133,17 @@ pub(super) struct Review {
     pub(super) limits: BTreeSet<LimitId>,
     /// The group to go on with.
     pub(super) next: u32,
+    /// True if the rule of one of the limits has changed: what the store answered was for another.
+    pub(super) voids_answers: bool,
 }
 
 impl Review {
+    /// Adds a limit whose rule has changed.
+    pub(super) fn add_changed(&mut self, limit: LimitId) {
+        self.add(limit);
+        self.voids_answers = true;
+    }
+
     /// Adds a limit to the review, which starts again at the first group. Groups made later need no
     /// review: they are checked when they are made.
     pub(super) fn add(&mut self, limit: LimitId) {
@@ -134,12 +157,25 @@ impl Review {
     }
 }
 
+/// Requeue of waiters under way, see `requeue_some`.
+#[derive(Debug)]
+pub(super) struct Requeue {
+    /// Limits whose waiters leave and come back.
+    pub(super) moved: BTreeSet<LimitId>,
+    /// Limits with fewer slots than before: those that need more than there are now are refused.
+    pub(super) lowered: BTreeSet<LimitId>,
+    /// Index of the waiter to go on with; `None` once all have left.
+    pub(super) next: Option<u32>,
+    /// Waiters outside the queue, in the order of their arrival.
+    pub(super) pending: BTreeMap<(Time, u64), u32>,
+}
+
 /// All waiters of a locker.
 ///
 /// Owns the waiters, the groups of those that need the same windows, their deadlines, the work that
 /// has come up (windows and groups to look at, now or at a time), and the verdicts that were
-/// reached. Promises that after `dispatch` no waiter is left that may go, unless it is held, and
-/// that each waiter has exactly one verdict or leaves. What is counted is not its own: its methods
+/// reached. Promises that after `dispatch` no waiter is left that may go, unless it is held or has
+/// work left (`is_unfinished`), and that each waiter has exactly one verdict or leaves. What is counted is not its own: its methods
 /// take the `Counters`.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -164,6 +200,10 @@ pub(super) struct Queue {
     pub(super) is_held: bool,
     /// Review of whole limits under way, see `review_some`.
     pub(super) review: Review,
+    /// Requeue of waiters under way, see `requeue_some`.
+    pub(super) requeue: Option<Requeue>,
+    /// Work that the present step may still do.
+    pub(super) budget: StepBudget,
     /// Verdicts not yet fetched.
     pub(super) outbox: Outbox,
 }
@@ -182,6 +222,8 @@ impl Queue {
             seq: 0,
             is_held: false,
             review: Review::default(),
+            requeue: None,
+            budget: StepBudget::new(step_budget::UNITS),
             outbox: Outbox::default(),
         }
     }
@@ -194,6 +236,23 @@ impl Queue {
             "a ticket names the waiter that has its place now",
             generation.is_some()
         )
+    }
+
+    /// True if the last step ended before all was done that had come up.
+    pub(super) fn is_unfinished(&self) -> bool {
+        let has_work = !self.dirty.is_empty() || !self.held_waiters.is_empty();
+        self.requeue.is_some() || has_work && !self.is_held
+    }
+
+    /// Frees some of the memory of waiters that were many.
+    pub(super) fn free_some(&mut self) {
+        self.waiters.free_some(CHUNKS_PER_STEP);
+        self.groups.free_some(CHUNKS_PER_STEP);
+    }
+
+    /// True if memory of waiters that were many is left to be freed.
+    pub(super) fn has_vacated(&self) -> bool {
+        self.waiters.has_vacated() || self.groups.has_vacated()
     }
 
     /// Ticket of a waiter.

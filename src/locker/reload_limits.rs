@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Locker;
-use super::api::{Ask, LimitId, RefusalReason, Sorry, Verdict};
+use super::api::{Ask, LimitId};
 use super::counters::Counters;
 use super::limit::Limit;
-use super::queue::DequeueReason;
+use super::rule_changes::RuleChange;
 use super::sharing::PriorSharing;
-use super::window::{UnknownSlots, WindowRule, later};
+use super::window::{UnknownSlots, WindowRule};
 use crate::time::Time;
 
 /// Result of a reload, by limit. A limit is in at most one of `added`, `returned`, `changed` and
@@ -52,6 +52,8 @@ impl Locker {
         // reports them.
         self.counters.forget_retired(now);
         let mut reload = ReloadSummary::default();
+        let mut changes = Vec::new();
+        let was_walking = self.counters.table.changes.is_pending();
         let by_name: HashMap<Arc<str>, LimitId> = self
             .counters
             .limits
@@ -61,7 +63,8 @@ impl Locker {
             .collect();
         for limit in limits {
             let known = by_name.get(&limit.name).copied();
-            let id = self.reload_limit(known, limit, now + under_way, &mut reload, now);
+            let (id, change) = self.reload_limit(known, limit, now + under_way, &mut reload, now);
+            changes.extend(change.map(|change| (id, change)));
             reload.ids.push(id);
         }
         let stays: HashSet<LimitId> = reload.ids.iter().copied().collect();
@@ -69,14 +72,16 @@ impl Locker {
             if !stays.contains(&id) && self.is_in_force(id) {
                 // As a dry run, it still shows its counts and delays no request.
                 let limit = Limit { dry_run: true, ..self.counters.limits.all[id.at()].clone() };
-                self.change_limit(id, limit, now + under_way, now);
+                changes.push((id, self.change_limit(id, limit, now + under_way, now)));
                 self.counters.limits.retired.insert(id);
                 reload.removed.push(id);
             }
         }
         self.next_roll = self.counters.limits.next_roll();
-        let changed = [&reload.added[..], &reload.returned, &reload.changed, &reload.removed].concat();
-        self.recheck_waiters(&changed, now);
+        if !was_walking {
+            self.counters.begin_walk();
+        }
+        self.recheck_waiters(&changes, now);
         reload
     }
 
@@ -90,14 +95,14 @@ impl Locker {
     pub fn release(&mut self, now: Time) {
         let now = self.advance(now);
         self.queue.is_held = false;
-        self.dispatch(now);
-        self.queue.end_hold(&mut self.counters, now);
-        self.update_due();
+        self.serve_waiters(now);
     }
 
-    /// True if a limit of the ask refuses at once: a hold does not delay such a request.
-    pub(super) fn never_queues(&self, ask: &Ask<'_>) -> bool {
-        ask.claims.iter().any(|claim| self.counters.limits.rules[claim.limit.at()].refuses)
+    /// True if a request that all windows have room for may go: neither a hold nor waiters that are
+    /// being requeued come before it. A limit that refuses at once delays no request.
+    pub(super) fn may_go_now(&self, ask: &Ask<'_>) -> bool {
+        let never_queues = || ask.claims.iter().any(|claim| self.counters.limits.rules[claim.limit.at()].refuses);
+        !(self.queue.is_held || self.queue.joins_requeue(ask.claims)) || never_queues()
     }
 
     /// True if a limit is one of those that were given last.
@@ -107,7 +112,8 @@ impl Locker {
 
     /// Adds or changes one limit of a reload, and notes in `reload` which it was. `known`: id of
     /// the limit with this name so far. `until`: time by which all requests granted by the old rule
-    /// have settled. A limit with the same settings stays untouched.
+    /// have settled. A limit with the same settings stays untouched. Returns its id, and how the
+    /// waiters of one that has changed are concerned.
     fn reload_limit(
         &mut self,
         known: Option<LimitId>,
@@ -115,16 +121,16 @@ impl Locker {
         until: Time,
         reload: &mut ReloadSummary,
         now: Time,
-    ) -> LimitId {
+    ) -> (LimitId, Option<WaiterChange>) {
         let Some(id) = known else {
-            let id = self.add(limit);
+            let id = self.add_limit(limit);
             reload.added.push(id);
-            return id;
+            return (id, None);
         };
         let at = id.at();
         let returns = self.counters.limits.retired.remove(&id);
         if !returns && self.counters.limits.all[at] == limit {
-            return id;
+            return (id, None);
         }
         if returns {
             reload.returned.push(id)
@@ -135,22 +141,26 @@ impl Locker {
         let (rule, is_some) = (&self.counters.limits.rules[at], |unknown: &UnknownSlots| !unknown.is_all());
         let has_counted = rule.live > 0 || rule.unknown.iter().chain(&rule.suspended).any(is_some);
         let rekeyed = self.counters.limits.all[at].keyed_by != limit.keyed_by && has_counted;
-        self.change_limit(id, limit, until, now);
+        let change = self.change_limit(id, limit, until, now);
         if rekeyed {
-            self.forget_keys(id, until, now);
+            self.forget_keys(id, until);
             reload.rekeyed.push(id);
         }
-        id
+        (id, Some(change))
     }
 
-    /// Replaces one limit's rule in its windows; by `until` all has settled that was granted by the
-    /// old one. Its waiters are looked at by `recheck_waiters`.
-    fn change_limit(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) {
+    /// Replaces one limit's rule; by `until` all has settled that was granted by the old one. Its
+    /// windows follow when they are next touched, and its waiters are looked at by
+    /// `recheck_waiters`. Returns how its waiters are concerned.
+    fn change_limit(&mut self, id: LimitId, limit: Limit, until: Time, now: Time) -> WaiterChange {
         let mut rule = WindowRule::new(&limit);
         let old = &self.counters.limits.rules[id.at()];
         let unseen = rule.change_rule(old, until, &self.wall, now);
-        for window in self.counters.table.of_limit(id) {
-            self.counters.table.window_mut(window).change_rule(old, &rule, &unseen, now);
+        self.queue.budget.spend(1);
+        let waiters = WaiterChange::between(old, &rule);
+        if old.live > 0 {
+            let change = RuleChange { old: old.clone(), new: rule.clone(), unseen, rekeyed: None, at: now };
+            self.counters.table.changes.add(id, change);
         }
         (rule.persisted, rule.term, rule.catches_up) = (old.persisted, old.term, old.catches_up);
         let (before, block) = (PriorSharing::of(old), old.block);
@@ -158,6 +168,7 @@ impl Locker {
         self.counters.limits.all[id.at()] = limit;
         self.counters.limits.revision += 1;
         self.update_work_lists(id, before, until, block);
+        waiters
     }
 
     /// Brings the work lists of journal and store in line with a limit that is new or changed.
@@ -165,79 +176,52 @@ impl Locker {
     pub(super) fn update_work_lists(&mut self, id: LimitId, before: PriorSharing, until: Time, block: u32) {
         let Counters { limits, table, write_queue, sharing, .. } = &mut self.counters;
         write_queue.update_limit(limits, table, id, until, block);
-        if sharing.update_limit(limits, table, id, before, self.last) {
-            sharing.cancel_asks_for(table, &mut self.queue, id);
-        }
+        sharing.update_limit(limits, table, id, before, self.last);
         write_queue.request_limits_write();
     }
 
     /// Voids the keys of a limit, as its windows are no longer distinguishable: each counts as full
     /// of slots that settle by `until`.
-    fn forget_keys(&mut self, id: LimitId, until: Time, now: Time) {
+    fn forget_keys(&mut self, id: LimitId, until: Time) {
         let rule = &mut self.counters.limits.rules[id.at()];
         rule.unknown = if rule.counts_slots() { vec![UnknownSlots::all(until)] } else { Vec::new() };
-        for window in self.counters.table.of_limit(id) {
-            self.counters.table.window_mut(window).forget_key(rule, now);
+        if let Some(change) = self.counters.table.changes.last_mut(id) {
+            change.rekeyed = Some(rule.clone());
         }
     }
 
     /// Checks the waiters of changed limits, after all limits have changed: a mix of old and new
     /// rules could grant a request that neither the old nor the new limits permit.
-    fn recheck_waiters(&mut self, changed: &[LimitId], now: Time) {
-        self.requeue_waiters(changed, now);
-        for id in changed {
-            self.queue.mark_limit_dirty(&self.counters.table, *id);
-        }
+    fn recheck_waiters(&mut self, changes: &[(LimitId, WaiterChange)], now: Time) {
+        let of = |kind: WaiterChange| changes.iter().filter(move |(_, change)| *change == kind).map(|(id, _)| *id);
+        self.queue.begin_requeue(of(WaiterChange::Places).collect(), of(WaiterChange::FewerSlots).collect());
+        changes.iter().for_each(|(id, _)| self.queue.review.add_changed(*id));
+        self.queue.requeue_some(&mut self.counters, now);
+        self.queue.review_some(&mut self.counters, now);
         self.serve_waiters(now);
     }
+}
 
-    /// Brings every waiter of these limits in line with their new rules.
-    fn requeue_waiters(&mut self, limits: &[LimitId], now: Time) {
-        let mut waiters = self.queue.waiters.indices();
-        waiters.retain(|id| self.queue.waiters[*id].claims.iter().any(|claim| limits.contains(&claim.limit)));
-        waiters.sort_by_key(|id| self.queue.waiters[*id].caller_order.arrival());
-        // All leave before the first comes back: turns, windows and deadlines may differ now, and
-        // they return in the order of their arrival.
-        waiters.retain(|id| limits.iter().all(|limit| self.keep_waiter(*id, *limit, now)));
-        for id in &waiters {
-            self.queue.dequeue(&mut self.counters, *id, DequeueReason::Left, now);
-        }
-        for id in waiters {
-            let mut waiter = self.queue.waiters.take(id);
-            self.queue.resolve_demands(&mut self.counters, &mut waiter, now);
-            waiter.deadline = self.counters.limits.deadline(&waiter);
-            self.queue.waiters.put_back(id, waiter);
-            self.queue.enqueue(&mut self.counters, id);
-        }
-    }
+/// Change of a limit's rule, as it concerns the waiters of the limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WaiterChange {
+    /// Their places in the queue, their windows or their deadlines are others.
+    Places,
+    /// Some may need more slots than there are now.
+    FewerSlots,
+    /// They stay where they are.
+    None,
+}
 
-    /// True if a waiter may stay in the queue; else it is removed, and its refusal pushed to the
-    /// outbox with a retry time of one millisecond.
-    fn keep_waiter(&mut self, id: u32, limit: LimitId, now: Time) -> bool {
-        let Some(reason) = self.refused_by(id, limit) else { return true };
-        let ticket = self.queue.ticket(id);
-        self.queue.remove_waiter(&mut self.counters, id, now);
-        let sorry = Sorry { reason, limit, until: later(now, 1_000_000), exact: false };
-        self.queue.outbox.push(ticket, Verdict::Sorry(sorry));
-        false
-    }
-
-    /// Reason for which the new rule does not let a waiter stay: `CostTooHigh` if it needs more
-    /// slots than the whole limit, `TooManyKeys` if its key is new and there is no room for it.
-    /// `None` if it may stay.
-    fn refused_by(&self, id: u32, limit: LimitId) -> Option<RefusalReason> {
-        let rule = &self.counters.limits.rules[limit.at()];
-        if rule.dry_run {
-            return None;
+impl WaiterChange {
+    /// The change from an old rule to a new one.
+    fn between(old: &WindowRule, new: &WindowRule) -> WaiterChange {
+        let places = |rule: &WindowRule| (rule.dry_run, rule.takes_turns, rule.priority, rule.max_wait);
+        let (slots, new_slots) = (old.whole.0, new.whole.0);
+        match mutant!(places(old) != places(new), "waiters keep their places under another order", false) {
+            true => WaiterChange::Places,
+            false if new_slots < slots => WaiterChange::FewerSlots,
+            false => WaiterChange::None,
         }
-        let mut claims = self.queue.waiters[id].claims.iter().filter(|claim| claim.limit == limit);
-        claims.find_map(|claim| {
-            let new_key = self.counters.table.find(limit, claim.key).is_none() && rule.live >= rule.max_keys;
-            if rule.slots(claim.cost) > rule.requests && !rule.is_fraction {
-                Some(RefusalReason::CostTooHigh)
-            } else {
-                new_key.then_some(RefusalReason::TooManyKeys)
-            }
-        })
     }
 }

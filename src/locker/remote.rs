@@ -58,7 +58,7 @@ impl Locker {
             if open > 0 {
                 let linger = self.counters.limits.rules[limit.at()].linger;
                 let at = now + mutant!(linger, "requests of a dead process do not linger", Default::default());
-                self.settle_at(at, index, self.counters.table.window(index).generation, open);
+                self.settle_at(at, index, self.counters.table.peek(index).generation, open);
             }
             self.queue.mark_dirty(&self.counters.table, index);
         }
@@ -69,7 +69,7 @@ impl Locker {
     fn settle_remote(&mut self, limit: LimitId, key: Key, cost: u32, at: Time, now: Time) {
         let Some(index) = self.take_remote_window(limit, key, cost, 0) else { return };
         if at > now {
-            return self.settle_at(at, index, self.counters.table.window(index).generation, cost);
+            return self.settle_at(at, index, self.counters.table.peek(index).generation, cost);
         }
         self.counters.table.window_mut(index).settle(&self.counters.limits.rules[limit.at()], cost, at);
         self.counters.queue_settle_report(index, now);

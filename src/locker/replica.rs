@@ -108,7 +108,7 @@ impl Locker {
         let LateSlots { limit, key, at, cost } = late;
         let Some(index) = self.counters.table.find(limit, key) else { return };
         if self.remote_holdings.take(limit, key, Holding { open: cost, flying: 0 }) {
-            self.settle_at(at.max(now), index, self.counters.table.window(index).generation, cost);
+            self.settle_at(at.max(now), index, self.counters.table.peek(index).generation, cost);
         }
     }
 }

@@ -11,7 +11,7 @@ impl Queue {
     /// once all windows have room.
     pub(super) fn delays_reservation(
         &self,
-        counters: &Counters,
+        counters: &mut Counters,
         waiter: &Waiter,
         id: u32,
         group: u32,
@@ -20,12 +20,13 @@ impl Queue {
         mutant!("a younger waiter skips the claimant", return None);
         let age = (waiter.caller_order.arrived, waiter.caller_order.seq, id);
         for demand in &waiter.demands {
-            let queue = counters.table.window(demand.window).queue()?;
+            let queue = counters.table.queue(demand.window)?;
             let Some(&first) = queue.multi_limit.first() else { continue };
             let holder = &self.waiters[first.2];
             if first >= age || holder.group == group || precedes(waiter, holder) {
                 continue;
             }
+            counters.carry_demands(&holder.demands);
             let start = counters.earliest_start(holder, &[], now);
             let start_after = counters.earliest_start(holder, &waiter.demands, now);
             let moves = match (start, start_after) {

@@ -6,7 +6,7 @@
 //! grant too much; its waiters only go a little later.
 
 use super::counters::Counters;
-use super::queue::Queue;
+use super::queue::{Dirty, Queue};
 use crate::time::Time;
 
 /// Groups per slice: some 100 µs of work, if each of them has news. It also bounds the discarded
@@ -24,17 +24,23 @@ impl Queue {
     /// and dispatches. After the last slice the review ends.
     pub(super) fn review_some(&mut self, counters: &mut Counters, now: Time) {
         counters.sharing.discard_some(SLICE as usize);
-        if self.review.limits.is_empty() {
+        // What the slices before have found comes first, and a requeue makes other groups.
+        if self.review.limits.is_empty() || self.is_unfinished() {
             return self.dispatch(counters, now);
         }
         let (groups, more) = self.groups.in_range(self.review.next, SLICE);
         self.review.next += SLICE;
         for group in groups {
+            let mut is_concerned = false;
             for window in self.groups[group].windows.clone() {
-                let limit = counters.table.window(window).limit;
+                let limit = counters.table.peek(window).limit;
                 if self.review.limits.contains(&limit) {
                     self.mark_dirty(&counters.table, window);
+                    is_concerned = true;
                 }
+            }
+            if is_concerned && self.review.voids_answers && counters.sharing.cancel_scheduled(self, group) {
+                self.dirty.push_back(Dirty::Group(group));
             }
         }
         if !more {

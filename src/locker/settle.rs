@@ -6,6 +6,10 @@ use super::Locker;
 use super::api::{Grant, SettlePoint};
 use crate::time::Time;
 
+/// Most slots that settle by themselves in one step. A bound of its own, not the budget's: one that settles late settles
+/// behind what has settled meanwhile, and holds its slots a little longer.
+const MAX_PER_STEP: u32 = 512;
+
 /// Slots that settle by themselves: of a failed attempt, which the origin may still count for a while.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct LateSettle {
@@ -106,12 +110,14 @@ impl Locker {
         self.due = self.due.min(at);
     }
 
-    /// Settles the slots that are due, with their own time, not `now`. Called once time has passed
-    /// `due`; the caller dispatches.
+    /// Settles the slots that are due, with their own time, not `now`; at most [`MAX_PER_STEP`], and
+    /// the others in the next step, a little later than their windows need. Called once time has
+    /// passed `due`; the caller dispatches.
     pub(super) fn settle_due(&mut self, now: Time) {
-        while let Some(&Reverse(LateSettle { at, window, generation, cost })) = self.late_settles.peek()
-            && at <= now
-        {
+        for _ in 0..MAX_PER_STEP {
+            let due = self.late_settles.peek().copied().filter(|Reverse(late)| late.at <= now);
+            let Some(Reverse(LateSettle { at, window, generation, cost })) = due else { return };
+            self.queue.budget.spend(1);
             self.late_settles.pop();
             // A window keeps its place until all its slots have settled; a mistake there must not free another's.
             let Some(settles) = self.counters.table.current(window, generation) else { continue };

@@ -122,7 +122,7 @@ impl StatsScan {
 }
 
 impl LimitDetail {
-    /// Details of the window of one key, without the callers that wait.
+    /// Details of the window of one key, without the callers that wait, see [`CallerScan`].
     pub(super) fn of_window(
         limits: &LimitTable,
         table: &mut WindowTable,
@@ -140,18 +140,42 @@ impl LimitDetail {
     }
 }
 
-/// Callers that wait at a limit, with the number of their waiters; the largest first.
-pub(super) fn callers_at(waiters: &Slab<Waiter>, limit: LimitId) -> Vec<(Caller, usize)> {
-    let mut waiting: HashMap<Caller, usize> = HashMap::new();
-    for number in waiters.indices() {
-        let waiter = &waiters[number];
-        if waiter.claims.iter().any(|claim| claim.limit == limit) {
-            *waiting.entry(waiter.caller).or_default() += 1;
-        }
+/// Incremental scan over all waiters, for those of one limit.
+#[derive(Debug)]
+pub struct CallerScan {
+    /// Limit of the waiters.
+    limit: LimitId,
+    /// Index of the next waiter.
+    next: u32,
+    /// Number of waiters of each caller.
+    waiting: HashMap<Caller, usize>,
+}
+
+impl CallerScan {
+    /// A scan for the waiters of a limit, at its beginning.
+    pub fn of(limit: LimitId) -> CallerScan {
+        CallerScan { limit, next: 0, waiting: HashMap::new() }
     }
-    let mut callers: Vec<_> = waiting.into_iter().collect();
-    callers.sort_unstable_by_key(|(caller, count)| (Reverse(*count), *caller));
-    callers
+
+    /// Scans the next waiters. Returns true if more are left.
+    pub(super) fn step(&mut self, waiters: &Slab<Waiter>) -> bool {
+        let (found, has_more) = waiters.in_range(self.next, SLICE);
+        self.next += SLICE;
+        for number in found {
+            let waiter = &waiters[number];
+            if waiter.claims.iter().any(|claim| claim.limit == self.limit) {
+                *self.waiting.entry(waiter.caller).or_default() += 1;
+            }
+        }
+        has_more
+    }
+
+    /// Result of a finished scan: callers, with the number of their waiters; the largest first.
+    pub fn finish(self) -> Vec<(Caller, usize)> {
+        let mut callers: Vec<_> = self.waiting.into_iter().collect();
+        callers.sort_unstable_by_key(|(caller, count)| (Reverse(*count), *caller));
+        callers
+    }
 }
 
 /// Opening times of a window's settled slots.

@@ -91,7 +91,7 @@ impl Counters {
                 return;
             }
             match self.table.lists.step(ListCursor::Sharing) {
-                Some(index) if self.table.window(index).is_known_to_store() => {
+                Some(index) if self.table.window_unnoted(index).is_known_to_store() => {
                     self.sharing.queue_report(&mut self.table, index, now)
                 }
                 Some(_) => {}
@@ -129,6 +129,7 @@ impl Counters {
         let found = &queue.groups[group];
         let Some((_, head)) = first(&found.entries) else { return };
         let demands = queue.waiters[head.id].demands.clone();
+        self.carry_demands(&demands);
         let costs = |id: u32| queue.waiters[id].demands.iter().map(|demand| demand.cost);
         let all = found.entries.len();
         let uniform =
@@ -156,7 +157,7 @@ impl Counters {
             windows: SmallVec::new(),
         };
         for (index, cost) in store_managed {
-            let slots = self.limits.rules[self.table.window(index).limit.at()].slots(cost);
+            let slots = self.limits.rules[self.table.peek(index).limit.at()].slots(cost);
             request.windows.push((self.add_report(sync, index, now), slots));
         }
         sync.slot_requests.push(request);

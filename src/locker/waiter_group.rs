@@ -20,7 +20,7 @@ impl Queue {
         waiter.slots = primary.cost;
         waiter.caller_order.urgency = if rule.priority == Priority::None { DEFAULT_URGENCY } else { waiter.urgency };
         let priority = if rule.priority == Priority::Strict { waiter.urgency } else { DEFAULT_URGENCY };
-        let queue = counters.table.window(primary.window).queue();
+        let queue = counters.table.queue(primary.window);
         let turn = match queue {
             Some(queue) if rule.takes_turns => queue.fair_queue.next(waiter.caller),
             Some(_) | None => 0,

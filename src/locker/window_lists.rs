@@ -28,6 +28,8 @@ pub(super) enum ListCursor {
     Journal,
     /// Walk that reports windows to the store.
     Sharing,
+    /// Walk that carries windows over to a changed rule.
+    RuleChanges,
 }
 
 /// Lists of the windows of all limits.
@@ -40,13 +42,13 @@ pub(super) struct WindowLists {
     /// Index of each limit's first window.
     first: Vec<u32>,
     /// Index of the next window of each cursor.
-    next: [u32; 2],
+    next: [u32; 3],
 }
 
 impl WindowLists {
     /// Empty lists for chunks of 2^`bits` windows.
     pub(super) fn new(bits: u32) -> WindowLists {
-        WindowLists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 2] }
+        WindowLists { bits, chunks: Vec::new(), first: Vec::new(), next: [END; 3] }
     }
 
     /// Inserts a new window at the beginning of its limit's list.

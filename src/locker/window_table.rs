@@ -2,12 +2,11 @@
 //! empty.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 
 use super::api::{Key, LimitId};
 use super::copy_progress::CopyProgress;
-use super::hash_index::HashIndex;
+use super::hash_index::{HashIndex, HashSeed};
+use super::rule_changes::RuleChanges;
 use super::window::{Window, WindowRule};
 use super::window_lists::WindowLists;
 use super::window_queue::WindowQueue;
@@ -64,6 +63,8 @@ pub(super) struct WindowTable {
     sweep_at: usize,
     /// Keys of dropped windows that still have a journal record, which must be removed.
     pub(super) dropped: Vec<(LimitId, Key)>,
+    /// Rule changes that some windows have not followed yet.
+    pub(super) changes: RuleChanges,
     /// Live copy under way, which notes each change.
     pub(super) copy: Option<Box<CopyProgress>>,
     /// Number of places accessed, to test that no operation scans the table.
@@ -103,6 +104,7 @@ impl WindowTable {
             generation: 0,
             sweep_at: 0,
             dropped: Vec::new(),
+            changes: RuleChanges::default(),
             copy: None,
             #[cfg(test)]
             look_count: LookCount::default(),
@@ -147,19 +149,33 @@ impl WindowTable {
     pub(super) fn find(&self, limit: LimitId, key: Key) -> Option<u32> {
         let (shard, hash) = self.seed.shard_and_hash(limit, key);
         let is_it = |index| {
-            let window = self.window(index);
+            let window = self.peek(index);
             window.key == key && window.limit == limit
         };
         self.shards[shard].find(hash, is_it)
     }
 
-    /// The window at an index in use.
+    /// The window at an index in use, carried over to the present rule of its limit.
     #[inline]
     pub(super) fn window(&self, index: u32) -> &Window {
+        let window = self.peek(index);
+        debug_assert!(self.changes.is_carried(window), "a window is carried over before it is looked at by its rule");
+        window
+    }
+
+    /// The window at an index in use, for a look at what no rule changes: its limit, its key, its
+    /// waiters.
+    #[inline]
+    pub(super) fn peek(&self, index: u32) -> &Window {
         #[cfg(test)]
         self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
         &self.chunks[chunk].windows[place]
+    }
+
+    /// Carries a window over to the present rule of its limit.
+    pub(super) fn carry(&mut self, index: u32) {
+        self.window_mut(index);
     }
 
     /// The window at an index in use, for changes.
@@ -169,6 +185,9 @@ impl WindowTable {
         self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
         let window = &mut self.chunks[chunk].windows[place];
+        if mutant!(self.changes.is_pending(), "a window is not carried over when touched", false) {
+            self.changes.carry(window);
+        }
         if let Some(copy) = &mut self.copy {
             copy.note_change(index, window);
         }
@@ -181,10 +200,15 @@ impl WindowTable {
         #[cfg(test)]
         self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
-        &mut self.chunks[chunk].windows[place]
+        let window = &mut self.chunks[chunk].windows[place];
+        if self.changes.is_pending() {
+            self.changes.carry(window);
+        }
+        window
     }
 
-    /// The window at an index that may have been vacated or reused since.
+    /// The window at an index that may have been vacated or reused since, as with
+    /// [`WindowTable::peek`].
     pub(super) fn get(&self, index: u32) -> Option<&Window> {
         #[cfg(test)]
         self.look_count.at(index);
@@ -198,6 +222,9 @@ impl WindowTable {
         self.look_count.at(index);
         let (chunk, place) = self.at(index as usize);
         let window = self.chunks.get_mut(chunk)?.windows.get_mut(place).filter(|window| window.limit != VACANT)?;
+        if self.changes.is_pending() {
+            self.changes.carry(window);
+        }
         if let Some(copy) = &mut self.copy {
             copy.note_change(index, window);
         }
@@ -276,7 +303,7 @@ impl WindowTable {
 
     /// Drops a window, and its record in the journal.
     pub(super) fn remove(&mut self, index: u32, rules: &mut [WindowRule]) {
-        let window = self.window(index);
+        let window = self.peek(index);
         // Also if the limit is not persisted any more: the journal has a record from before.
         if mutant!(window.is_persisted(), "a dropped key keeps its record", false) {
             self.dropped.push((window.limit, window.key));
@@ -338,6 +365,9 @@ impl WindowTable {
             if window.limit == VACANT {
                 continue;
             }
+            if self.changes.is_pending() {
+                self.changes.carry(window);
+            }
             let rule = &rules[window.limit.at()];
             window.expire(rule, now);
             if mutant!(window.is_idle(rule, now), "a key that still counts is dropped", window.unsettled == 0) {
@@ -362,37 +392,6 @@ impl WindowTable {
             (window.limit != VACANT).then_some((index, window.limit))
         };
         ((from..end.min(last)).filter_map(at).collect(), end < last)
-    }
-}
-
-/// Random hash seed of one table. Keys of shared limits are hashed with a seed derived from their
-/// group's name; without this second seed an attacker with that knowledge could choose keys that
-/// collide in the index.
-#[derive(Clone, Copy)]
-struct HashSeed([u64; 2]);
-
-impl HashSeed {
-    fn random() -> HashSeed {
-        let random = RandomState::new();
-        HashSeed([random.hash_one(0), random.hash_one(1)])
-    }
-
-    /// Shard and hash of a key: a folded multiplication (as in wyhash), unpredictable without the
-    /// seed.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "a hash uses the halves of each number")]
-    fn shard_and_hash(self, limit: LimitId, key: Key) -> (usize, u32) {
-        let (low, high) = (key.0 as u64, (key.0 >> 64) as u64);
-        let low = low ^ self.0[0] ^ (u64::from(limit.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let product = u128::from(low) * u128::from(high ^ self.0[1]);
-        let mixed = (product as u64 ^ (product >> 64) as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        ((mixed >> 56) as usize, (mixed >> 24) as u32)
-    }
-}
-
-impl fmt::Debug for HashSeed {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("HashSeed(..)")
     }
 }
 

@@ -36,7 +36,6 @@ const TABLES: [&str; 18] = [
 const SCANNERS: [&str; 5] = ["asks", "expected_after", "indices", "next_roll", "of_limit"];
 
 const RELOAD: &str = "a reload";
-const SHARING: &str = "a store was found or lost, or a limit begins or ceases to be shared";
 const HAND_OVER: &str = "another process takes over";
 const JOURNAL: &str = "the journal begins, ends or has written the limits: limits, not windows";
 const SHUTDOWN: &str = "the shutdown refuses the waiters that it cannot serve";
@@ -44,7 +43,7 @@ const SHUTDOWN_SNAPSHOT: &str = "a start or a stop, when nothing is granted";
 const CLOCK: &str = "the wall clock was set, or a calendar period ends: limits, not windows";
 
 /// Functions that scan, and the event that each is for; none of them runs for a single request but where it says so.
-const ALLOWED: [(&str, &str); 37] = [
+const ALLOWED: [(&str, &str); 30] = [
     ("Counters::distribute", "each request: the groups of one answer of the store, not those of the queue"),
     ("FairQueue::flows", "each request: at most MAX_CHECKED of them are taken"),
     ("FairQueue::is_only", "each request: looks at one flow, if there is only one"),
@@ -61,20 +60,14 @@ const ALLOWED: [(&str, &str); 37] = [
     ("LimitTable::snapshots", HAND_OVER),
     ("Locker::add", RELOAD),
     ("Locker::begin_snapshot", SHUTDOWN_SNAPSHOT),
-    ("Locker::change_limit", RELOAD),
-    ("Locker::forget_keys", RELOAD),
     ("Locker::late_slots", HAND_OVER),
     ("Locker::process_due", CLOCK),
     ("Locker::queued_asks", HAND_OVER),
     ("Locker::reload", RELOAD),
-    ("Locker::requeue_waiters", RELOAD),
     ("Locker::set_wall", CLOCK),
     ("Locker::snapshot", HAND_OVER),
     ("Queue::asks", HAND_OVER),
-    ("Queue::mark_limit_dirty", "a reload, or a step of the wall clock under a calendar limit"),
     ("Replica::finish", HAND_OVER),
-    ("Sharing::cancel_asks_for", SHARING),
-    ("Sharing::update_limit", SHARING),
     ("Snapshot::of", HAND_OVER),
     ("State::end_if_closed", SHUTDOWN),
     ("State::reask_all", RELOAD),
@@ -84,7 +77,6 @@ const ALLOWED: [(&str, &str); 37] = [
     ("WriteQueue::end", JOURNAL),
     ("WriteQueue::end_scan", JOURNAL),
     ("WriteQueue::limits_written", JOURNAL),
-    ("stats::callers_at", "a look of an operator at one limit"),
 ];
 
 pub(super) fn scans(files: &[File]) -> Vec<String> {

@@ -180,7 +180,7 @@ impl Sharing {
         index: u32,
         now: Time,
     ) {
-        let rule = &limits.rules[table.window(index).limit.at()];
+        let rule = &limits.rules[table.peek(index).limit.at()];
         if rule.shared {
             self.queue_report(table, index, now + rule.report_delay());
         }

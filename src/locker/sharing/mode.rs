@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::Sharing;
 use crate::locker::api::LimitId;
 use crate::locker::limit_table::LimitTable;
-use crate::locker::queue::{Dirty, Queue, StoreAsk, WaiterGroup};
+use crate::locker::queue::{Queue, StoreAsk};
 use crate::locker::window::WindowRule;
 use crate::locker::window_table::WindowTable;
 use crate::time::Time;
@@ -123,9 +123,9 @@ impl Sharing {
         }
     }
 
-    /// Applies the mode to the rule of a limit that is new or changed. `before`: by
-    /// its earlier rule. Returns true if the limit is shared: the former answers of the store were
-    /// for another rule, and the caller cancels the questions for it.
+    /// Applies the mode to the rule of a limit that is new or changed. `before`: by its earlier
+    /// rule. The windows of one that was not shared before are found for a report with the next
+    /// exchanges, some at a time.
     pub(in crate::locker) fn update_limit(
         &mut self,
         limits: &mut LimitTable,
@@ -133,7 +133,7 @@ impl Sharing {
         id: LimitId,
         before: PriorSharing,
         now: Time,
-    ) -> bool {
+    ) {
         let was_shared = before == PriorSharing::Shared;
         let rule = &mut limits.rules[id.at()];
         if rule.shared != was_shared {
@@ -142,20 +142,19 @@ impl Sharing {
         if !rule.shared {
             self.modes.remove(&id);
             self.renew_id |= was_shared && self.epoch.is_some();
-            return false;
+            return;
         }
         let present = if self.epoch.is_some() { SharingMode::Store } else { SharingMode::Blocked };
         let mode = *self.modes.entry(id).or_insert(present);
         rule.apply_sharing_mode(mode);
-        for index in table.of_limit(id) {
-            let window = table.window_mut(index);
-            window.clear_opens_after();
-            if !was_shared {
-                window.report_all(&limits.rules[id.at()]);
-                self.queue_report(table, index, now);
+        // While the store cannot be asked, the scan waits for `open`.
+        if !was_shared && rule.live > 0 && self.epoch.is_some() {
+            self.scan.push_back(id);
+            if self.scan.len() == 1 {
+                self.begin_scan(table);
             }
+            self.due = self.due.min(now);
         }
-        true
     }
 
     /// Drops the mode of a limit that is forgotten.
@@ -163,17 +162,15 @@ impl Sharing {
         self.modes.remove(&id);
     }
 
-    /// Cancels the scheduled questions of all groups that need a window of this limit, and marks
-    /// these groups for a look.
-    pub(in crate::locker) fn cancel_asks_for(&mut self, table: &WindowTable, queue: &mut Queue, id: LimitId) {
-        for group in queue.groups.indices() {
-            let WaiterGroup { asks, windows, .. } = &queue.groups[group];
-            let asks = self.current_ask(*asks);
-            if matches!(asks, StoreAsk::Scheduled(..)) && windows.iter().any(|index| table.window(*index).limit == id) {
-                queue.groups[group].asks = StoreAsk::Idle;
-                self.cancel_ask(group, asks);
-                queue.dirty.push_back(Dirty::Group(group));
-            }
+    /// Cancels the scheduled question for a group, as after a change of its limit's rule. Returns
+    /// true if there was one: the group must be looked at.
+    pub(in crate::locker) fn cancel_scheduled(&mut self, queue: &mut Queue, group: u32) -> bool {
+        let asks = self.current_ask(queue.groups[group].asks);
+        let is_scheduled = matches!(asks, StoreAsk::Scheduled(..));
+        if is_scheduled {
+            queue.groups[group].asks = StoreAsk::Idle;
+            self.cancel_ask(group, asks);
         }
+        is_scheduled
     }
 }

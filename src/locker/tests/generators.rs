@@ -50,6 +50,8 @@ pub(super) struct WorldConfig {
     pub(super) sizes: Sizes,
     /// Number of random steps.
     pub(super) steps: u64,
+    /// Units of each step of the locker.
+    pub(super) units: u32,
 }
 
 /// Sizes of a world's limits.
@@ -76,6 +78,7 @@ impl WorldConfig {
         holds: false,
         sizes: Sizes::Small,
         steps: 400,
+        units: step_budget::UNITS,
     };
 }
 

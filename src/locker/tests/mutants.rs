@@ -5,7 +5,7 @@ use super::crash_worlds::CRASHING;
 use super::locker_world::LockerWorld;
 use super::random_worlds::{CHANGING, FEW_KEYS, FRACTION, IN_ORDER, LARGE, ONE_LIMIT};
 use super::upgrades::handed_over;
-use super::{clock_worlds, crashes, endings, order, persisting, waiting_properties};
+use super::{clock_worlds, crashes, endings, order, persisting, steps, waiting_properties};
 use crate::mutant::testing::{MutantKiller, MutantRow, assert_all_killed};
 
 /// Number of worlds that a fault must not survive.
@@ -59,6 +59,29 @@ const EARLIER_RULE: MutantKiller =
     test("what_is_under_way_counts_from_its_answer_as_long_as_it_was_granted_so", |_| {
         endings::what_is_under_way_counts_from_its_answer_as_long_as_it_was_granted_so()
     });
+
+const UNFINISHED: MutantKiller =
+    test("a_newcomer_waits_behind_those_whose_turn_has_come_and_who_have_not_been_looked_at", |_| {
+        steps::a_newcomer_waits_behind_those_whose_turn_has_come_and_who_have_not_been_looked_at();
+    });
+const REQUEUED: MutantKiller = test("a_newcomer_joins_those_that_are_being_requeued", |_| {
+    steps::a_newcomer_joins_those_that_are_being_requeued();
+});
+const REORDERED: MutantKiller = test("a_reload_of_the_order_in_the_queue_holds_for_those_that_wait_already", |_| {
+    steps::a_reload_of_the_order_in_the_queue_holds_for_those_that_wait_already();
+});
+const CARRIED: MutantKiller = test("windows_follow_a_reload_when_they_are_touched_and_the_others_by_and_by", |_| {
+    steps::windows_follow_a_reload_when_they_are_touched_and_the_others_by_and_by();
+});
+
+/// Faults of the steps: what is left for the next one.
+const STEPS: &[MutantRow] = &[
+    ("a newcomer overtakes an unfinished opening", UNFINISHED),
+    ("a newcomer overtakes waiters that are being requeued", REQUEUED),
+    ("waiters keep their places under another order", REORDERED),
+    ("a window is not carried over when touched", CARRIED),
+    ("rule changes are forgotten too early", CARRIED),
+];
 
 /// Faults of the windows.
 const WINDOWS: &[MutantRow] = &[
@@ -133,6 +156,11 @@ fn every_fault_of_a_window_is_seen() {
 #[test]
 fn every_fault_of_a_decision_is_seen() {
     assert_all_killed(DECISIONS);
+}
+
+#[test]
+fn every_fault_of_a_step_is_seen() {
+    assert_all_killed(STEPS);
 }
 
 #[test]

@@ -6,6 +6,11 @@ use proptest::prelude::*;
 use super::generators::{Sizes, WorldConfig, cases};
 use super::locker_world::LockerWorld;
 
+/// Steps of one to three units, so that work is left after nearly all that happens.
+pub(super) fn in_short_steps(seed: u64, world_config: WorldConfig) -> WorldConfig {
+    WorldConfig { units: 1 + (seed % 3) as u32, ..world_config }
+}
+
 /// One limit, of sliding and smooth windows, first come, first served.
 pub(super) const ONE_LIMIT: WorldConfig =
     WorldConfig { limits: 1, fixed: 0, calendar: 0, turns: false, ..WorldConfig::PLAIN };
@@ -49,6 +54,13 @@ proptest! {
     fn in_a_random_world_of_changing_rules_every_invariant_holds(seed: u64) {
         LockerWorld::new(seed, CHANGING).run();
         LockerWorld::new(seed, CHANGING_TURNS).run();
+    }
+
+    #[test]
+    fn in_a_random_world_of_short_steps_every_invariant_holds(seed: u64) {
+        for world_config in [IN_ORDER, WorldConfig::PLAIN, CHANGING, CHANGING_TURNS, CHANGING_HELD, FEW_KEYS] {
+            LockerWorld::new(seed, in_short_steps(seed, world_config)).run();
+        }
     }
 
     #[test]

@@ -80,8 +80,13 @@ impl LockerWorld {
         let old = self.locker.limits()[limit.at()].clone();
         let mut new = rule(&mut self.rng, WorldConfig { changes: true, ..self.world_config });
         (new.in_flight, new.dry_run) = (old.in_flight, old.dry_run);
+        if self.rng.one_in(2) {
+            // The waiters keep their places.
+            (new.max_wait, new.share_by, new.priority) = (old.max_wait, old.share_by, old.priority);
+        }
         self.oracle.history.blur(limit.0, &[old.rate, new.rate.clone()], self.now);
-        change(&mut self.locker, limit, new, self.now);
+        let now = self.now;
+        self.ungranting(|locker| _ = change(locker, limit, new, now));
         self.oracle.history.begin(self.locker.limits(), self.oracle.items.len(), self.now);
     }
 

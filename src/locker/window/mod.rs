@@ -12,6 +12,7 @@
 
 pub(crate) mod calendar;
 mod fixed;
+mod marks;
 mod period;
 mod prewritten;
 mod rule_change;
@@ -26,6 +27,8 @@ pub(crate) mod window_rule;
 
 use std::collections::VecDeque;
 
+use self::marks::Marks;
+pub(super) use self::marks::RULE_VERSIONS;
 use self::prewritten::Prewritten;
 use self::settle_log::LogEntry;
 use self::store_state::StoreState;
@@ -59,10 +62,8 @@ pub(crate) struct Window {
     start: u8,
     /// Number of log entries in `ring`, at most [`settle_log::INLINE`].
     len: u8,
-    /// True if `extra.paused` is set: a cheap check without the second allocation.
-    is_paused: bool,
-    /// True if the journal holds a record of the window, which must go when the window is dropped.
-    is_persisted: bool,
+    /// Whether it is paused or persisted, and the version of its rule.
+    marks: Marks,
     /// Settle time of the log's oldest entry; meaningless if the log is empty.
     oldest: Time,
     /// Waiters at this window; `None` if there are none.
@@ -92,6 +93,7 @@ impl Window {
     /// A window of which nothing has been counted, but for the limit's unknown slots.
     pub(crate) fn new(limit: LimitId, key: Key, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::bare(limit, key);
+        window.set_rule_version(rule.version);
         window.begin_prewritten(rule);
         window.count_unknown(rule.unknown.iter(), rule, now);
         window
@@ -109,8 +111,7 @@ impl Window {
             flying: 0,
             start: 0,
             len: 0,
-            is_paused: false,
-            is_persisted: false,
+            marks: Marks::default(),
             oldest: Time::START,
             queue: None,
             extra: None,
@@ -148,6 +149,7 @@ impl Window {
     /// A window with the log, the TAT and the pause of `record`, but without its open slots.
     fn from_record(record: &WindowRecord, rule: &WindowRule, now: Time) -> Window {
         let mut window = Window::bare(record.limit, record.key);
+        window.set_rule_version(rule.version);
         record.log.iter().for_each(|(at, count)| window.log_push(*at, *count));
         window.expire(rule, now);
         if record.tat > Time::START {
@@ -341,32 +343,9 @@ impl Window {
         at_rest && spaced && self.paused() <= now && self.queue().is_none()
     }
 
-    /// End of the pause; `Time::START` if there is none.
-    #[inline]
-    pub(crate) fn paused(&self) -> Time {
-        match &self.extra {
-            Some(extra) if self.is_paused => extra.paused,
-            Some(_) | None => Time::START,
-        }
-    }
-
     /// `smooth`: theoretical arrival time, see `Extra::tat`.
     pub(crate) fn tat(&self) -> Time {
         self.extra.as_ref().map_or(Time::START, |extra| extra.tat)
-    }
-
-    /// Opens no slot before `until`. Never shortens a pause.
-    pub(crate) fn pause(&mut self, until: Time) {
-        let until = mutant!(self.paused().max(until), "a later pause shortens an earlier one", until);
-        self.extra_mut().paused = until;
-        self.is_paused = true;
-    }
-
-    /// Restores a pause unless it is over.
-    fn pause_again(&mut self, until: Time, now: Time) {
-        if until > now {
-            self.pause(until);
-        }
     }
 
     /// Waiters at this window.

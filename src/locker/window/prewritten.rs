@@ -122,12 +122,12 @@ impl Window {
 
     /// True if the journal holds a record of this window.
     pub(crate) fn is_persisted(&self) -> bool {
-        self.is_persisted
+        self.marks.is_persisted()
     }
 
     /// Notes that the journal holds a record of this window, or is about to.
     pub(crate) fn set_persisted(&mut self) {
-        self.is_persisted = true;
+        self.marks.set_persisted();
     }
 
     /// True if a write is requested or under way.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::window_rule::{Algorithm, UnknownSlots, WindowRule};
-use super::{Window, later};
+use super::{RULE_VERSIONS, Window, later};
 use crate::locker::wall_clock::WallClock;
 use crate::time::Time;
 
@@ -23,6 +23,7 @@ impl WindowRule {
         now: Time,
     ) -> Vec<UnknownSlots> {
         self.live = old.live;
+        self.version = (old.version + 1) % RULE_VERSIONS;
         self.roll(wall, now);
         // Before the limit existed there were no slots.
         let counted = |forgotten: &Time| *forgotten > old.since;

@@ -146,6 +146,9 @@ pub(crate) struct WindowRule {
     pub(crate) until: Time,
     /// Number of live windows.
     pub(crate) live: usize,
+    /// Version number: changes with each reload that changes the limit. Windows note the one that
+    /// they were last carried over to. Counts modulo [`RULE_VERSIONS`](super::RULE_VERSIONS).
+    pub(crate) version: u16,
 }
 
 impl WindowRule {
@@ -189,6 +192,7 @@ impl WindowRule {
             is_fraction: false,
             until: Time::NEVER,
             live: 0,
+            version: 0,
         };
         rule.whole.2 = rule.in_flight;
         let Some(rate) = &limit.rate else { return rule };

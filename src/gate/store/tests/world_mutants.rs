@@ -68,7 +68,7 @@ const MUTANTS: [(WorldMutant, u64); 23] = [
     (WorldMutant::FractionFreeOnReturn, 12),
     (WorldMutant::FractionFreeAtItsEnd, 25),
     (WorldMutant::UnknownFractionsGivenAway, 30),
-    (WorldMutant::IdentityIgnored, 94),
+    (WorldMutant::IdentityIgnored, 121),
     (WorldMutant::DoubtIgnored, 2),
     (WorldMutant::NewSessionHoldsNothing, 30),
     (WorldMutant::NewSessionFliesNothing, 8),
