@@ -346,7 +346,7 @@ impl State {
             let Some(verdict) = self.remote_waiters.keep(ticket, verdict, &mut self.locker) else { continue };
             let result = match verdict {
                 Verdict::Go(grant) => Ok(grant),
-                Verdict::Sorry(sorry) => Err(Refused::Sorry(sorry)),
+                Verdict::Sorry(sorry) => Err(self.refusal(sorry)),
                 Verdict::Wait(..) => unreachable!("the locker names decided waiters only"),
             };
             match self.wait_slots.decide(ticket, result, now) {
@@ -378,7 +378,7 @@ impl State {
     /// than a system call for each request.
     fn arm(&mut self) -> Option<Arming> {
         let end = self.closing.filter(|_| !self.wait_slots.is_empty());
-        let reask_end = self.reask_barrier.map(|barrier| barrier.until);
+        let reask_end = self.reask_barrier.as_ref().map(ReaskBarrier::due);
         let openings = [self.locker.poll_timeout(), end, reask_end, self.leases.due()].into_iter().flatten();
         let due = openings.fold(self.wall_due, Time::min);
         if due >= self.armed {

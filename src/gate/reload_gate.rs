@@ -7,7 +7,7 @@
 //! Steps of a reload that changes which limits a request must pass:
 //!
 //! 1. The revision increases, so that claims of the old configuration are refused with `Reask`.
-//! 2. The barrier holds grants, and every waiter is told to ask again.
+//! 2. The barrier holds grants, and every waiter is told to ask again; of many, some with each step.
 //! 3. The locker exchanges the limits; the new configuration is published.
 //! 4. The waiters ask again with their original arrival time; the last one ends the barrier.
 
@@ -16,7 +16,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{Gate, Refused, Revision, State};
-use crate::locker::{CallerScan, Key, Kind, Limit, LimitDetail, LimitId, LimitStats, ReloadSummary, StatsScan};
+use crate::locker::{
+    CallerScan, Key, Kind, Limit, LimitDetail, LimitId, LimitStats, ReloadSummary, Sorry, StatsScan, Ticket,
+};
 use crate::time::Time;
 
 /// Treatment of the waiters in a reload.
@@ -137,14 +139,27 @@ impl Gate {
 
 /// Re-ask barrier. After a reload every waiter asks again. Grants are held until all have, or until a timeout, so that
 /// they keep their arrival order instead of the order of their return.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct ReaskBarrier {
     /// Number of waiters that have not asked again.
     /// Also those of an earlier reload.
     missing: usize,
-    /// End of the barrier even if some are missing, since they may have disconnected.
-    pub(super) until: Time,
+    /// Waiters that are still to be told: of many, some with each step.
+    untold: Vec<Ticket>,
+    /// End of the barrier even if some are missing, since they may have disconnected. In the past
+    /// as long as not all are told.
+    until: Time,
 }
+
+impl ReaskBarrier {
+    /// Time of the next step of the barrier.
+    pub(super) fn due(&self) -> Time {
+        if self.untold.is_empty() { self.until } else { Time::START }
+    }
+}
+
+/// Waiters told to ask again in one step: some 0.5 ms of work.
+const TOLD_PER_STEP: usize = 256;
 
 /// Longest time for which the barrier holds grants: each missing waiter is a task that was woken already.
 ///
@@ -153,19 +168,47 @@ pub(super) struct ReaskBarrier {
 const REASK_TIMEOUT: Duration = Duration::from_millis(20);
 
 impl State {
-    /// Tells every waiter to ask again, and holds grants until all have.
+    /// Begins to tell every waiter to ask again, and holds grants until all have.
     ///
     /// Without waiters only the revision changes, and grants go on.
     fn reask_all(&mut self, now: Time) {
         self.revision = self.revision.next();
         let all = self.wait_slots.expected_after(None);
         if !all.is_empty() {
-            // Some from the reload before may still be missing.
-            let missing = self.reask_barrier.map_or(0, |before| before.missing) + all.len();
-            self.reask_barrier = Some(ReaskBarrier { missing, until: now + REASK_TIMEOUT });
+            // Some from the reload before may still be missing. Those that it has not told are among all.
+            let before = self.reask_barrier.take();
+            let missing = before.map_or(0, |before| before.missing.saturating_sub(before.untold.len())) + all.len();
+            self.reask_barrier = Some(ReaskBarrier { missing, untold: all, until: now + REASK_TIMEOUT });
             self.locker.hold();
         }
-        self.decide_all(all, Refused::Reask, now);
+        self.reask_some(TOLD_PER_STEP, now);
+    }
+
+    /// Tells the next waiters to ask again.
+    fn reask_some(&mut self, most: usize, now: Time) {
+        let Some(barrier) = &mut self.reask_barrier else { return };
+        let rest = barrier.untold.len().saturating_sub(most);
+        let told = barrier.untold.split_off(rest);
+        barrier.until = now + REASK_TIMEOUT;
+        self.decide_all(told, Refused::Reask, now);
+    }
+
+    /// Tells all waiters to ask again that are still to be told.
+    pub(super) fn reask_rest(&mut self, now: Time) {
+        self.reask_some(usize::MAX, now);
+    }
+
+    /// The answer to a waiter that the locker refuses. One that is to ask again is not refused by
+    /// the limits that it asked for before.
+    pub(super) fn refusal(&mut self, sorry: Sorry) -> Refused {
+        match &mut self.reask_barrier {
+            Some(barrier) if !barrier.untold.is_empty() => {
+                // One that has asked again already asks once more.
+                barrier.missing += 1;
+                Refused::Reask
+            }
+            Some(_) | None => Refused::Sorry(sorry),
+        }
     }
 
     /// Counts a waiter that has asked again; the last one ends the barrier.
@@ -174,19 +217,23 @@ impl State {
     pub(super) fn on_reask(&mut self, now: Time) {
         let Some(barrier) = &mut self.reask_barrier else { return };
         barrier.missing = barrier.missing.saturating_sub(1);
-        if barrier.missing == 0 {
+        if barrier.missing == 0 && barrier.untold.is_empty() {
             self.reask_barrier = None;
             self.locker.release(now);
         }
     }
 
-    /// Ends the barrier after its timeout.
+    /// Tells the next waiters to ask again, or ends the barrier after its timeout.
     ///
     /// Called by the timer driver. Waiters that ask later than that still keep their arrival time.
     pub(super) fn end_reask_barrier(&mut self, now: Time) {
-        if self.reask_barrier.is_some_and(|barrier| now >= barrier.until) {
-            self.reask_barrier = None;
-            self.locker.release(now);
+        match &self.reask_barrier {
+            Some(barrier) if !barrier.untold.is_empty() => self.reask_some(TOLD_PER_STEP, now),
+            Some(barrier) if now >= barrier.until => {
+                self.reask_barrier = None;
+                self.locker.release(now);
+            }
+            Some(_) | None => {}
         }
     }
 }

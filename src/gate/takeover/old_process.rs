@@ -177,6 +177,7 @@ impl Gate {
         let now = self.clock.now();
         self.step(now, |state| {
             let mappings = TimeMappings::new(&self.clock);
+            state.reask_rest(now);
             let locker = state.locker.local().ok_or(Error::AlreadyHandedOver)?;
             let rest = locker.finish_copy(now).ok_or(Error::Changed)?;
             let waiters = locker.queued_asks().iter().map(|event| WireEvent::of(event, mappings)).collect();
