@@ -15,11 +15,11 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::net::TcpStream;
 
-use super::intercept::{self, Protocol};
+use super::intercept;
 use super::local_response::refuse_bytes;
 use super::outcome::Outcome;
 use super::refusal::Refusal;
-use super::session::Session;
+use super::session::{Protocol, Session};
 use super::worker::Worker;
 use super::{exchange, http2, tunnel};
 use crate::net::drain::ShutdownWatch;

@@ -21,13 +21,13 @@ use tokio::task::spawn_local;
 
 use super::deadline::Deadline;
 use super::first_admission::FirstAdmission;
-use super::intercept::{self, Protocol};
+use super::intercept;
 use super::local_response::refuse;
 use super::outcome::Outcome;
 use super::pinned::Pinned;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::session::{InterceptedTunnel, Session, linger};
+use super::session::{InterceptedTunnel, Protocol, Session, linger};
 use super::task_pool::{NewTask, TaskPool};
 use super::worker::Worker;
 use super::{exchange, tunnel};

@@ -13,21 +13,12 @@ use rustls::ServerConfig;
 use super::local_response::refuse_bytes;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::session::{InterceptedTunnel, Session};
+use super::session::{InterceptedTunnel, Protocol, Session};
 use super::snapshot::ConfigSnapshot;
 use super::target::Scheme;
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
 use crate::wire::{Conn, Stream};
-
-/// Protocol spoken on a connection from now on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// HTTP/1.1, or HTTP/2 if the connection begins with its preface.
-    Http1,
-    /// HTTP/2, as agreed in the TLS handshake.
-    Http2,
-}
 
 /// Intercepts a tunnel: sends the caller its 200, and completes a TLS handshake in the origin's
 /// place. Returns `None` if the tunnel ended before.

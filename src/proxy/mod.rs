@@ -6,7 +6,7 @@
 //!
 //! | block | files |
 //! |---|---|
-//! | rules | `host` `uri_origin` `server_name` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
+//! | rules | `host` `uri_origin` `first_bytes` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] [`metrics`] [`trace`] `tunnel_warnings` |
 //! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
@@ -34,6 +34,7 @@ mod credentials;
 mod deadline;
 mod exchange;
 mod first_admission;
+mod first_bytes;
 mod forward_response;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -71,7 +72,6 @@ mod route;
 mod rule;
 mod send;
 mod serialize;
-mod server_name;
 mod session;
 mod settings;
 mod snapshot;

@@ -1,8 +1,8 @@
 //! Outcome of one exchange: the future of the caller's connection, or the reason for a missing response.
 
+use super::first_bytes::HelloGuard;
 use super::refusal::Refusal;
 use super::send::OriginConn;
-use super::server_name::HelloGuard;
 use super::session::InterceptedTunnel;
 use crate::gate::{Flight, Permit};
 use crate::wire::Conn;

@@ -59,6 +59,15 @@ pub(super) struct InterceptedTunnel {
     pub(super) admitted: Admitted,
 }
 
+/// Protocol spoken on a connection from now on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.1, or HTTP/2 if the connection begins with its preface.
+    Http1,
+    /// HTTP/2, as agreed in the TLS handshake.
+    Http2,
+}
+
 impl Session {
     /// A session of which nothing has been read yet.
     pub(super) fn new(worker: Worker, peer: SocketAddr, stream: Stream) -> Session {

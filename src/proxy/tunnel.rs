@@ -11,9 +11,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use super::body::{Body, BodyError};
+use super::first_bytes::GuardContext;
 use super::outcome::Tunnel;
 use super::request_log::RequestLog;
-use super::server_name::GuardContext;
 use super::session::Session;
 use super::tunnel_warnings::TunnelDenial;
 use crate::tls::client_hello::ACCESS_DENIED;
