@@ -34,7 +34,7 @@
 //!
 //! A `CONNECT` to a host that is intercepted leaves this path after admission: the caller sees a
 //! certificate of our authority ([`tls::ca`]), and its requests inside the tunnel are served like
-//! those of any other connection. An HTTP/2 connection ([`wire::http2`]) is many such connections:
+//! those of any other connection. So are requests of plain HTTP in a tunnel, by the first bytes in it. An HTTP/2 connection ([`wire::http2`]) is many such connections:
 //! each of its streams carries one exchange, which need not know the version.
 //!
 //! # Restart, reload, upgrade
@@ -55,8 +55,9 @@
 //!   test can move it.
 //! - A connection to an origin on which a caller has logged in (NTLM, Negotiate) is never lent to
 //!   another caller.
-//! - A tunnel to a host that is not intercepted stays closed: of its bytes only the server name in
-//!   a ClientHello is read. An intercepted tunnel passes nothing uncounted.
+//! - A tunnel to a host that is not intercepted stays closed: of its bytes only the first are read,
+//!   for the server name in a ClientHello, and for plain HTTP. An intercepted tunnel, and one with
+//!   plain HTTP, passes nothing uncounted.
 //! - No input of a stranger is buffered without a bound; every buffer, queue and table has one.
 
 #![allow(

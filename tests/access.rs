@@ -107,15 +107,19 @@ fn credentials_that_fail_spend_no_slot() {
 }
 
 #[test]
-fn tunnels_go_to_allowed_ports_only() {
+fn tunnels_carry_more_than_plain_http_to_allowed_ports_only() {
     let (allowed, other) = (Origin::start(), Origin::start());
     let gateway = Gateway::start(&format!("{UNLIMITED}[access]\nconnect_ports = [{}]\n", allowed.port()));
-    let connect = |to: &str| gateway.exchange(format!("CONNECT {to} HTTP/1.1\r\nHost: a\r\n\r\n"));
-    assert_eq!(connect(&allowed.authority()).status, 200);
-    check_ours(&connect(&other.authority()), 403, "http_request_denied");
-    check_ours(&connect("127.0.0.1:25"), 403, "http_request_denied");
-    assert_eq!(other.connections(), 0);
-    assert_eq!(gateway.get(&other.url("/")).status, 200, "plain requests are not tunnels");
+    let connect = |to: &str| format!("CONNECT {to} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let hello = certs::client_hello("a.example", None);
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(&other.authority())).answer_to("CONNECT").status, 200);
+    assert_eq!(caller.send(&hello).rest().0[5..], [2, 49], "the alert access_denied");
+    gateway.complains(&format!("its port {} is not in [access] connect_ports", other.port()));
+    assert_eq!((allowed.connections(), other.connections()), (0, 0));
+    assert_eq!(gateway.exchange(connect(&allowed.authority())).status, 200);
+    // Where not even plain HTTP may go, nothing is left that could be inside.
+    check_ours(&gateway.exchange(connect("127.0.0.1:25")), 403, "http_request_denied");
 }
 
 #[test]

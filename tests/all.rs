@@ -40,6 +40,7 @@ mod logs; // one line per request, without secrets
 mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
 mod page; // the dashboard, in a browser
+mod plain_tunnels; // plain HTTP in a tunnel is counted as if it had come without one
 mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
 mod reload; // the file is read again under load
@@ -58,6 +59,7 @@ mod targets; // a URL is the same for limits and origins, whatever version carri
 mod traces; // whoever collects traces is told of requests and their waits
 mod translation; // between HTTP/1.1 and HTTP/2 nothing is lost or smuggled
 mod tuning; // limits changed while requests wait
+mod tunnel_ports; // what a tunnel may carry, by its port
 mod unchanged; // programs that know nothing of us: each of their requests is counted
 mod waiting; // in turn, at once, and forgotten when gone
 mod windows; // flow control of HTTP/2 follows what is consumed

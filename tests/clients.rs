@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::certs::{Authority, Fault};
 use crate::support::gateway::Dir;
-use crate::support::processes::{ENVIRONMENT, finish, need, spawn, start, top};
+use crate::support::processes::{ENVIRONMENT, Server, finish, need, python, spawn, start, top};
 use crate::support::*;
 
 /// Where programs call: the gateway, and an origin plain and with TLS.
@@ -24,7 +24,7 @@ impl Stage {
         let ca = authority.write(dir.path());
         let plain = Origin::scripted(answer);
         let secure = Origin::scripted_tls(authority.server_config(Fault::None), answer);
-        let access = format!("[access]\nconnect_ports = [{}, {}]\n", plain.port(), secure.port());
+        let access = format!("[access]\nconnect_ports = [{}]\n", secure.port());
         Stage { gateway: Gateway::start_in(dir, &format!("{toml}{access}")), plain, secure, ca }
     }
 
@@ -164,6 +164,50 @@ fn aiohttp_calls_in_plain_and_through_tunnels() {
 fn nodes_fetch_calls_through_tunnels() {
     let stage = Stage::new(UNLIMITED);
     goes_well(stage.node("fetch", "both", 10));
+}
+
+#[test]
+fn plain_requests_that_nodes_fetch_tunnels_are_counted_one_by_one() {
+    let stage = Stage::new(&limit(3, "1h", "when_full = \"refuse\""));
+    let text = finish(start(stage.node("statuses", "-", 5)));
+    assert_eq!(text.trim(), "200 200 200 429 429");
+    assert!(stage.gateway.lines().iter().any(|line| line.contains("CONNECT")), "it tunnels them");
+}
+
+#[test]
+fn curl_tunnels_plain_requests_and_each_is_counted() {
+    let stage = Stage::new(&limit(3, "1h", "when_full = \"refuse\""));
+    let urls: Vec<String> = (0..3).map(|n| stage.plain.url(&format!("/{n}"))).collect();
+    let args: Vec<&str> = ["--proxytunnel"].into_iter().chain(urls.iter().map(String::as_str)).collect();
+    assert_eq!(finish(start(stage.curl(&args))), "/0/1/2");
+    let status = finish(start(stage.curl(&[
+        "--proxytunnel",
+        "--no-fail",
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_connect} %{http_code}",
+        &urls[0],
+    ])));
+    assert_eq!(status, "200 429");
+}
+
+#[test]
+fn a_plain_websocket_in_a_tunnel_is_counted_once() {
+    let server = Server::start(python("websocket_server.py"));
+    let stage = Stage::new(&limit(1, "1h", "when_full = \"refuse\"").replace("127.0.0.1", "localhost"));
+    let call = || {
+        let mut command = python("unchanged.py");
+        command.args(["websockets", &format!("http://{}", server.name()), "5"]);
+        ENVIRONMENT.iter().for_each(|name| _ = command.env_remove(name));
+        command.env("ws_proxy", stage.proxy()).env("http_proxy", stage.proxy()).env("no_proxy", "");
+        spawn(command).wait_with_output().unwrap()
+    };
+    let first = call();
+    assert_eq!(String::from_utf8_lossy(&first.stdout).trim(), "well", "{}", String::from_utf8_lossy(&first.stderr));
+    let second = call();
+    assert!(String::from_utf8_lossy(&second.stderr).contains("429"), "{}", String::from_utf8_lossy(&second.stderr));
+    stage.gateway.log_line("CONNECT");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! CONNECT opens a tunnel: bytes both ways, nothing lost, nothing added, and counted.
+//! CONNECT opens a tunnel: bytes both ways, nothing lost, nothing added, and counted. Plain HTTP in it: `plain_tunnels`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,9 @@ fn connect(origin: &Origin) -> String {
     format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")
 }
 
+/// Bytes of another protocol, of which the tests' origin reads the first line.
+const OPAQUE: &str = "SAY / ECHO/1.1\r\n\r\n";
+
 /// An origin that sends back what comes, after one line that wakes it.
 fn echo() -> Origin {
     Origin::scripted(|request, link| {
@@ -38,7 +41,7 @@ fn a_tunnel_carries_bytes_both_ways() {
     for name in ["content-length", "transfer-encoding", "connection", "content-type"] {
         assert_eq!(answer.field(name), None, "{name} in the 2xx of a CONNECT: {}", answer.raw);
     }
-    let hello = "GET /inside HTTP/1.1\r\nHost: x\r\nProxy-Connection: yes\r\n\r\n";
+    let hello = "SAY /inside ECHO/1.1\r\nHost: x\r\nProxy-Connection: yes\r\n\r\n";
     assert_eq!(caller.send(hello).bytes(hello.len()), hello.as_bytes(), "nothing added, nothing taken");
     let all: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     let mut reader = Vec::new();
@@ -53,7 +56,7 @@ fn bytes_sent_right_after_a_connect_are_not_lost() {
     let origin = echo();
     let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
     let mut caller = gateway.caller();
-    let early = "GET /early HTTP/1.1\r\n\r\nand more";
+    let early = "SAY /early ECHO/1.1\r\n\r\nand more";
     caller.send(connect(&origin) + early);
     assert_eq!(caller.answer_to("CONNECT").status, 200);
     assert_eq!(caller.bytes(early.len()), early.as_bytes());
@@ -70,7 +73,7 @@ fn an_end_in_one_direction_leaves_the_other_open() {
     let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
     let mut caller = gateway.caller();
     assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
-    caller.send("GET / HTTP/1.1\r\n\r\n");
+    caller.send(OPAQUE);
     assert_eq!(caller.bytes(7), b"before ");
     caller.finish();
     assert_eq!(caller.rest().0, b"after");
@@ -89,7 +92,7 @@ fn the_origins_end_leaves_the_callers_direction_open() {
     let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
     let mut caller = gateway.caller();
     assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
-    caller.send("GET / HTTP/1.1\r\n\r\n");
+    caller.send(OPAQUE);
     assert_eq!(caller.rest().0, b"bye");
     caller.send("still here");
     caller.finish();
@@ -120,7 +123,7 @@ fn a_tunnel_takes_a_slot() {
     assert_eq!(first.send(connect(&origin)).answer_to("CONNECT").status, 200);
     let second = gateway.exchange(connect(&origin));
     check_ours(&second, 429, "http_request_error");
-    first.send("GET / HTTP/1.1\r\n\r\n");
+    first.send(OPAQUE);
     assert_eq!(first.bytes(18).len(), 18, "the first tunnel is not disturbed");
 }
 
@@ -192,12 +195,12 @@ fn a_broken_tunnel_ends_on_the_other_side_too() {
     let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
     let mut caller = gateway.caller();
     assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
-    caller.send("GET / HTTP/1.1\r\n\r\n").expect_end();
+    caller.send(OPAQUE).expect_end();
     let origin = echo();
     let gateway = Gateway::start(&(UNLIMITED.to_owned() + &ports(&[&origin])));
     let mut caller = gateway.caller();
     assert_eq!(caller.send(connect(&origin)).answer_to("CONNECT").status, 200);
-    caller.send("GET / HTTP/1.1\r\n\r\n").bytes(18);
+    caller.send(OPAQUE).bytes(18);
     caller.reset();
     eventually("the origin's side is closed", || origin.open() == 0);
 }
@@ -230,7 +233,7 @@ fn an_http_1_0_caller_gets_its_tunnel_too() {
     let mut caller = gateway.caller();
     caller.send(format!("CONNECT {} HTTP/1.0\r\n\r\n", origin.authority()));
     assert_eq!(caller.answer_to("CONNECT").status, 200);
-    caller.send("GET / HTTP/1.1\r\n\r\n");
+    caller.send(OPAQUE);
     assert_eq!(caller.bytes(18).len(), 18);
     caller.expect_silence(Duration::from_millis(20));
 }

@@ -188,13 +188,28 @@ fn grpc_clients_with_a_proxy_reach_grpc_servers_without_tls_through_an_opened_tu
     serve.arg("serve");
     let server = Server::start(serve);
     let stage = Before::new().gateway(&counted(1000, "1h", ""), &[server.port]);
+    calls_in_a_tunnel(&stage.gateway, &server);
+}
+
+#[test]
+fn grpc_clients_with_a_proxy_reach_grpc_servers_without_tls_without_any_setting() {
+    let mut serve = python("grpc_plain.py");
+    serve.arg("serve");
+    let server = Server::start(serve);
+    calls_in_a_tunnel(&Gateway::start(&counted(1000, "1h", "")), &server);
+}
+
+/// Calls of a gRPC client through the gateway as its proxy.
+#[track_caller]
+fn calls_in_a_tunnel(gateway: &Gateway, server: &Server) {
     let mut call = python("grpc_plain.py");
     call.args(["call", &server.name()]).env("no_grpc_proxy", "").env("no_proxy", "");
-    call.env("grpc_proxy", format!("http://{}", stage.gateway.addr));
+    call.env("grpc_proxy", format!("http://{}", gateway.addr));
     assert_eq!(finish(spawn(call)), "well\n");
     eventually("each call has its line", || {
-        stage.gateway.lines().iter().filter(|line| line.contains("/test.Plain/")).count() == 10
+        gateway.lines().iter().filter(|line| line.contains("/test.Plain/")).count() == 10
     });
+    assert!(gateway.lines().iter().any(|line| line.contains("CONNECT")), "it came by a tunnel");
 }
 
 #[test]

@@ -181,7 +181,7 @@ fn a_tunnel_goes_on_and_its_end_is_heard_of() {
     gateway.hand_over();
     let mut waits = gateway.caller();
     waits.send(&connect).expect_silence(Duration::from_millis(100));
-    tunnel.send(get(&origin, "/")).send("more");
+    tunnel.send("SAY / ECHO/1.1\r\n\r\n").send("more");
     let bytes = tunnel.bytes(4);
     assert_eq!(bytes, b"more", "it is still a tunnel");
     tunnel.hang_up();

@@ -62,7 +62,7 @@ fn a_tunnel_is_never_laid_over_a_connection_that_carried_requests() {
     let mut second = gateway.caller();
     second.send(format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.authority()));
     assert_eq!(second.answer_to("CONNECT").status, 200);
-    second.send("GET /tunnel HTTP/1.1\r\nHost: a\r\n\r\n");
+    second.send("SAY /tunnel ECHO/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(second.answer().text(), "/tunnel");
     let places: Vec<usize> = origin.requests().iter().map(|request| request.place).collect();
     assert_eq!(places, [0, 0], "each was the first on its connection");

@@ -174,7 +174,7 @@ fn a_connect_on_a_stream_is_a_tunnel() {
     let (answer, mut body) = call.try_head().unwrap();
     assert_eq!(answer.status, 200, "{}", answer.raw);
     assert!(answer.field("content-length").is_none(), "{}", answer.raw);
-    let hello = "GET /inside HTTP/1.1\r\nHost: x\r\n\r\n";
+    let hello = "SAY /inside ECHO/1.1\r\nHost: x\r\n\r\n";
     call.push(hello);
     let mut sent = hello.as_bytes().to_vec();
     for part in 0..20_u8 {

@@ -283,25 +283,27 @@ fn the_promise_holds_over_every_kind_of_connection_at_once() {
         "GET /r/x HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
         format!("GET http://{authority}/ HTTP/1.0\r\n\r\n"),
         format!("CONNECT {authority} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: b\r\n\r\n"),
     ];
+    let inside = [format!("GET /plain HTTP/1.1\r\nHost: {authority}\r\n\r\n"), "SAY /t ECHO/1.1\r\n\r\n".to_owned()];
     std::thread::scope(|scope| {
-        for n in 0..24 {
-            let (to, request, origin) = (gateway.addr, &requests[n % 4], &origin);
-            let tunnel = n % 4 == 3;
+        for n in 0..25 {
+            let (to, request, origin) = (gateway.addr, &requests[n % 5], &origin);
+            let tunnel = (n % 5).checked_sub(3).map(|kind| &inside[kind]);
             scope.spawn(move || {
                 while origin.count() < 50 {
                     assert!(Instant::now() < end, "{} arrived in {PATIENCE:?}", origin.count());
                     let mut caller = Caller::connect(to);
-                    let answer = caller.send(request).answer_to(if tunnel { "CONNECT" } else { "GET" });
+                    let answer = caller.send(request).answer_to(if tunnel.is_some() { "CONNECT" } else { "GET" });
                     assert_eq!(answer.status, 200, "{}", answer.raw);
-                    if tunnel {
-                        assert_eq!(caller.send("GET /t HTTP/1.1\r\n\r\n").answer().status, 200);
+                    if let Some(inside) = tunnel {
+                        assert_eq!(caller.send(inside).answer().status, 200);
                     }
                 }
             });
         }
     });
-    // A tunnel's request is sent by its caller, later than the permit: only what the gateway itself sends is judged exactly.
+    // An opaque tunnel's request is sent by its caller, later than the permit: only what the gateway itself sends is judged exactly.
     let own: Vec<u64> = origin.requests().iter().filter(|r| r.target != "/t").map(|r| r.stamp).collect();
     one_window(10, per, &own);
 }

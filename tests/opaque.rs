@@ -115,7 +115,7 @@ fn a_tunnel_to_a_host_that_is_not_named_is_counted_as_a_whole() {
 }
 
 #[test]
-fn bytes_that_are_no_tls_pass_a_closed_tunnel() {
+fn bytes_that_are_neither_tls_nor_http_pass_a_closed_tunnel() {
     let origin = Origin::scripted(|request, link| {
         link.send(request.raw.clone());
         link.echo();
@@ -125,7 +125,7 @@ fn bytes_that_are_no_tls_pass_a_closed_tunnel() {
     let toml = UNLIMITED.to_owned() + &opens(&["localhost"], &[origin.port()], &before.trust);
     let stage = before.gateway_with(&toml);
     let mut tunnel = stage.tunnel(&origin.authority());
-    let hello = "GET / HTTP/1.1\r\nHost: elsewhere.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let hello = "SAY / ECHO/1.1\r\nHost: elsewhere.example\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(tunnel.send(hello).bytes(hello.len()), hello.as_bytes());
     let noise: Vec<u8> = (0..=255).cycle().take(10_000).collect();
     assert_eq!(tunnel.send(&noise).bytes(noise.len()), noise);

@@ -172,10 +172,10 @@ fn only_listed_hosts_may_be_asked_for_where_others_are_denied() {
 }
 
 #[test]
-fn what_is_no_tls_passes_at_once_and_tls_that_cannot_be_read_does_not() {
+fn what_is_neither_tls_nor_http_passes_and_tls_that_cannot_be_read_does_not() {
     let echo = Echo::start();
     let gateway = start(&on(&["api.example"], ""), &echo);
-    for said in ["S", "\u{16}\u{10}", "\u{16}\u{1}words", "\u{17}A", "GET / HTTP/1.1\r\nHost: api.example\r\n\r\n"] {
+    for said in ["S", "\u{16}\u{10}", "\u{16}\u{1}words", "\u{17}A", "SAY / ECHO/1.1\r\nHost: api.example\r\n\r\n"] {
         let mut caller = tunnel(&gateway, &echo);
         assert_eq!(caller.send(said).bytes(said.len()), said.as_bytes());
         // From here on it may look like anything.

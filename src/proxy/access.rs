@@ -44,9 +44,9 @@ pub struct Settings {
     pub allow_from: Vec<IpNet>,
     /// User names and bcrypt hashes; `None`: no password is required.
     pub users: Option<Vec<(String, String)>>,
-    /// Ports that CONNECT may lead to.
+    /// Ports to which tunnels may carry TLS, and other protocols than HTTP.
     ///
-    /// 443 by default. Routes and other methods are not bound by it.
+    /// 443 by default. Plain HTTP in a tunnel, routes and other methods are not bound by it.
     pub connect_ports: Vec<u16>,
     /// Ports of blocked protocols that requests other than CONNECT may go to all the same.
     pub allow_ports: Vec<u16>,
@@ -158,19 +158,32 @@ impl Access {
     ) -> Result<Admitted, Refusal> {
         let admitted = self.identify(peer, head, clock).await?;
         let port = target.origin.port;
-        if target.form == Form::Authority && !self.connect_ports.contains(&port) {
-            return Err(Refusal::Denied("the port is not in [access] connect_ports"));
-        }
-        let is_open = named.with_port || self.allow_ports.contains(&port);
-        if target.form != Form::Authority && !is_open && blocked_ports::is_bad(port) {
-            return Err(Refusal::Denied(
-                "the port belongs to another protocol, and browsers block it too; allow it by a limit on \"host:port\" or in [access] allow_ports",
-            ));
+        match target.form {
+            Form::Authority if self.allows_tls_to(port) => {}
+            Form::Absolute | Form::Authority | Form::Route if self.allows_http_to(port, named) => {}
+            // Plain HTTP may not go there, and nothing else may be inside.
+            Form::Authority => return Err(Refusal::Denied("the port is not in [access] connect_ports")),
+            Form::Absolute | Form::Route => {
+                return Err(Refusal::Denied(
+                    "the port belongs to another protocol, and browsers block it too; allow it by a limit on \"host:port\" or in [access] allow_ports",
+                ));
+            }
         }
         if !self.lists(named) {
             return Err(Refusal::Denied("no limit names the host, and [access] unlisted_hosts is \"deny\""));
         }
         Ok(Admitted { reach: named.reach, ..admitted })
+    }
+
+    /// True if a tunnel to this port may carry TLS, and other protocols than HTTP.
+    pub fn allows_tls_to(&self, port: u16) -> bool {
+        self.connect_ports.contains(&port)
+    }
+
+    /// True if plain HTTP may be spoken to this port, in a tunnel or without one. `named`: entries of limits and routes
+    /// for its host.
+    pub fn allows_http_to(&self, port: u16, named: HostListing) -> bool {
+        named.with_port || self.allow_ports.contains(&port) || !blocked_ports::is_bad(port)
     }
 
     /// True if unlisted hosts may be called, or this one is listed.

@@ -22,8 +22,9 @@ use super::plan::Plan;
 use super::pool::{ConnRequirement, Freshness};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::session::{InterceptedTunnel, Session};
-use super::target::{Form, PlainVersion, Scheme, Target, too_many_hops};
+use super::session::{InterceptedTunnel, Session, TlsInside};
+use super::snapshot::ConfigSnapshot;
+use super::target::{Form, Origin, PlainVersion, Scheme, Target, too_many_hops};
 use super::upstream::Upstream;
 use crate::tls::verify::Offer;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
@@ -38,7 +39,7 @@ pub(super) enum Admission {
     Forward(Plan),
     /// Answer it here.
     Local(LocalRequest),
-    /// Intercept the tunnel of a CONNECT.
+    /// Read the requests in the tunnel of a CONNECT.
     Intercept(Box<InterceptedTunnel>),
 }
 
@@ -61,13 +62,45 @@ pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result
         return Ok(Admission::Local(request));
     }
     if target.form == Form::Authority {
-        let snapshot = &session.worker.snapshot;
-        if snapshot.intercepts(&target.origin) {
-            return Ok(Admission::Intercept(Box::new(InterceptedTunnel { origin: target.origin, admitted })));
+        if let Some(tls) = tls_inside(&session.worker.snapshot, &target.origin) {
+            return Ok(Admission::Intercept(Box::new(InterceptedTunnel { origin: target.origin, admitted, tls })));
         }
-        snapshot.access.admit_opaque(snapshot.named_hosts.look_up(&target))?;
+        return Ok(Admission::Forward(opaque_plan(session, log, target, admitted)?));
     }
     Ok(Admission::Forward(plan(session, log, target, admitted, length)?))
+}
+
+/// Decides on a tunnel whose first bytes are read before anything is dialled. `None`: it is connected first.
+///
+/// Of a tunnel that may be opaque nothing is known before it is connected: its server may speak first, and its caller
+/// must learn if there is none. Port 80 is taken for HTTP, which needs neither.
+fn tls_inside(snapshot: &ConfigSnapshot, origin: &Origin) -> Option<TlsInside> {
+    if !snapshot.access.allows_tls_to(origin.port) {
+        Some(TlsInside::Denied)
+    } else if snapshot.intercepts(origin) {
+        Some(TlsInside::Intercepted)
+    } else {
+        (origin.port == Scheme::Http.default_port()).then_some(TlsInside::Opaque)
+    }
+}
+
+/// Plans an opaque tunnel; the head of its CONNECT is in the session.
+///
+/// # Errors
+/// 403 if such tunnels are denied, and 400 if a limit cannot count it.
+fn opaque_plan(session: &Session, log: &mut RequestLog, target: Target, admitted: Admitted) -> Result<Plan, Refusal> {
+    let snapshot = &session.worker.snapshot;
+    snapshot.access.admit_opaque(snapshot.named_hosts.look_up(&target))?;
+    plan(session, log, target, admitted, Length::Empty)
+}
+
+/// Plans a tunnel that has turned out to be opaque after its 200 was sent.
+///
+/// # Errors
+/// As for one that is connected first.
+pub(super) fn late_plan(session: &Session, log: &mut RequestLog, tunnel: InterceptedTunnel) -> Result<Plan, Refusal> {
+    let target = session.worker.snapshot.targets.find(&session.head, &session.ingress())?;
+    opaque_plan(session, log, target, tunnel.admitted)
 }
 
 /// Finds the target, and applies the access rules.

@@ -117,14 +117,15 @@ pub(super) async fn run(
 ///
 /// A tunnel always dials a new connection, because the origin counts it. If the permit is late by
 /// then, another one is awaited with that connection kept ready.
-async fn connect(
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn connect(
     session: &mut Session,
     log: &mut RequestLog,
     plan: &mut Plan,
     mut granted: Granted,
 ) -> Result<Tunnel, Failure> {
-    let snapshot = &session.worker.snapshot;
-    snapshot.warned_hosts.warn_of_tunnel(&plan.target.origin, &snapshot.rules, &plan.claims);
     let mut late = LatePermits::default();
     loop {
         let ready = check_out(session, plan, granted.held).await?;

@@ -79,7 +79,7 @@ impl ConnectionServer {
     }
 }
 
-/// Serves a connection, or an intercepted tunnel. Boxed, because the HTTP/2 server calls it for tunnels in its streams.
+/// Serves a connection, or the requests in a tunnel. Boxed, because the HTTP/2 server calls it for tunnels in its streams.
 fn serve_boxed<'s>(
     session: &'s mut Session,
     protocol: Protocol,
@@ -88,10 +88,11 @@ fn serve_boxed<'s>(
     Box::pin(serve(session, protocol, shutdown))
 }
 
-/// Serves a connection, or an intercepted tunnel.
+/// Serves a connection, or the requests in a tunnel.
 ///
-/// An upgrade to another protocol or a tunnel ends the loop: the connection carries no requests
-/// after it. An intercepted tunnel goes on in the loop, as a connection with requests.
+/// An upgrade to another protocol or an opaque tunnel ends the loop: the connection carries no
+/// requests after it. A tunnel that is intercepted, or carries plain HTTP, goes on in the loop, as a
+/// connection with requests.
 async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut ShutdownWatch) {
     let drain = session.worker.snapshot.drain.clone();
     let mut is_first = true;
@@ -113,7 +114,10 @@ async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut Shu
         session.worker.refresh();
         let (outcome, log) = exchange::run(session).await;
         match outcome {
-            Outcome::Tunnel(tunnel) => return tunnel::relay(session, tunnel, log).await,
+            Outcome::Tunnel(tunnel) => match tunnel::relay(session, tunnel, log).await {
+                Some(inside) => (protocol, is_first) = (inside, true),
+                None => return,
+            },
             Outcome::Intercept(tunnel) => match Box::pin(intercept::open(session, tunnel, log)).await {
                 Some(inside) => (protocol, is_first) = (inside, true),
                 None => return,

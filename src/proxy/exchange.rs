@@ -9,10 +9,10 @@ use super::attempt;
 use super::forward_response;
 use super::local_request;
 use super::local_response::{establish, refuse};
-use super::outcome::{Failure, Outcome};
+use super::outcome::{Failure, Outcome, Tunnel};
 use super::permit_request;
 use super::request_log::RequestLog;
-use super::session::Session;
+use super::session::{InterceptedTunnel, Session};
 use crate::locker::AskKind;
 
 /// Carries one request: its head is in the session, its body has not been read. Returns the outcome for the connection,
@@ -37,6 +37,26 @@ pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
         }
     };
     (outcome, log)
+}
+
+/// Connects a tunnel that has turned out to be opaque after its 200 was sent: the head of its CONNECT
+/// is in the session still.
+///
+/// # Errors
+/// Those of the steps; no response can be sent for them.
+pub(super) async fn connect_late(
+    session: &mut Session,
+    log: &mut RequestLog,
+    tunnel: InterceptedTunnel,
+) -> Result<Tunnel, Failure> {
+    let connected = async {
+        let mut plan = admit::late_plan(session, log, tunnel)?;
+        let granted = permit_request::obtain(session, log, &mut plan, AskKind::New).await?;
+        attempt::connect(session, log, &mut plan, granted).await
+    };
+    let connected = connected.await;
+    session.deadline.cap(None);
+    connected
 }
 
 /// The four steps.

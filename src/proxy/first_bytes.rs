@@ -1,14 +1,13 @@
-//! Server name (SNI) check of tunnels that are not intercepted: ends tunnels with TLS for another host than that of the
-//! `CONNECT`.
+//! First bytes of tunnels that are not intercepted: recognises plain HTTP, and ends tunnels with TLS for another host
+//! than that of the `CONNECT`.
 //!
-//! A tunnel is admitted and counted by the host of its `CONNECT`, but TLS in it can ask for another host at the same
-//! address. That passes only if a tunnel to that host would have been admitted, and needs no slots beyond those that
-//! this one took. A tunnel that fails the check is ended rather than counted late: its connection, which the origin
-//! counts, has been made.
+//! Results: plain HTTP, whose requests are then read and counted one by one; bytes that pass, and all
+//! after them, unread; or a [`TunnelDenial`]. The check happens once.
 //!
-//! Three results for the first bytes of a tunnel: no TLS (they pass), TLS for a host that the
-//! tunnel may reach (they pass), or a [`TunnelDenial`]. The check happens once; later bytes are
-//! relayed unread. TLS without a server name passes, as it names no other host.
+//! TLS: a tunnel is admitted and counted by the host of its `CONNECT`, but TLS in it can ask for another host at the
+//! same address (SNI). That passes only if a tunnel to that host would have been admitted, and needs no slots beyond
+//! those that this one took. A tunnel that fails the check is ended rather than counted late: its connection, which the
+//! origin counts, has been made. TLS without a server name passes, as it names no other host.
 //!
 //! Example: `CONNECT a.example:443` with a ClientHello for `b.example` is ended if a limit names
 //! `b.example` and did not count the tunnel, and passes if no limit, list or interception knows
@@ -22,23 +21,50 @@ use std::task::{Context, Poll, ready};
 use super::access::Admitted;
 use super::claims::Claims;
 use super::plan::Plan;
+use super::session::{InterceptedTunnel, TlsInside};
 use super::snapshot::ConfigSnapshot;
-use super::target::{Form, Origin, PlainVersion, Target};
+use super::target::{Form, Origin, PlainVersion, Scheme, Target};
 use super::tunnel_warnings::TunnelDenial;
+use super::upstream::Upstream;
 use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
+use crate::wire::request_line::{FirstLine, first_line};
 use crate::wire::{Conn, RequestHead};
 
 /// Guard of a tunnel: reads the caller's first bytes, and holds them back until they are checked.
 pub(super) struct HelloGuard {
-    /// Parser of the ClientHello.
-    reader: HelloReader,
+    /// Expectation by the bytes so far.
+    reader: Reader,
+    /// True if server names are compared: the configuration names hosts.
+    checks_names: bool,
+    /// True while the caller may begin HTTP.
+    ///
+    /// False at ports where requests without a tunnel may not go, and once the server has spoken first.
+    may_be_http: bool,
     /// Host and port of the CONNECT.
     origin: Origin,
     /// Caller of the tunnel.
     admitted: Admitted,
     /// Slots that the tunnel took.
     claims: Claims,
+}
+
+/// Reader of the protocol that the bytes so far allow.
+enum Reader {
+    /// TLS, or any other: reads the ClientHello.
+    Hello(HelloReader),
+    /// Not TLS: reads a request line.
+    Line,
+}
+
+/// Result of the check.
+pub(super) enum FirstBytes {
+    /// They pass, and all after them.
+    Pass,
+    /// Plain HTTP.
+    Http,
+    /// They must not pass.
+    Denied(TunnelDenial),
 }
 
 /// The caller and its request, as input of the rules.
@@ -53,17 +79,19 @@ pub(super) struct GuardContext<'a> {
 }
 
 impl HelloGuard {
-    /// Returns `None` if the configuration names no host, so that there is nothing to check.
-    ///
-    /// A gateway that names no host saves the copies that a guard holds, and the wait for the first
-    /// bytes.
-    pub(super) fn new(snapshot: &ConfigSnapshot, plan: &Plan) -> Option<Box<HelloGuard>> {
-        let is_needed =
-            !snapshot.intercept.is_empty() || snapshot.access.has_list() || snapshot.named_hosts.has_hosts();
+    /// Guard of the tunnel that is planned.
+    pub(super) fn new(snapshot: &ConfigSnapshot, plan: &Plan) -> Box<HelloGuard> {
         let (origin, admitted, claims) = (&plan.target.origin, &plan.admitted, &plan.claims);
-        is_needed.then(|| {
-            let reader = Default::default();
-            Box::new(HelloGuard { reader, origin: origin.clone(), admitted: admitted.clone(), claims: claims.clone() })
+        let named = snapshot.named_hosts.look_up(&plan.target);
+        Box::new(HelloGuard {
+            reader: Reader::Hello(HelloReader::default()),
+            checks_names: !snapshot.intercept.is_empty()
+                || snapshot.access.has_list()
+                || snapshot.named_hosts.has_hosts(),
+            may_be_http: snapshot.access.allows_http_to(origin.port, named),
+            origin: origin.clone(),
+            admitted: admitted.clone(),
+            claims: claims.clone(),
         })
     }
 
@@ -72,7 +100,35 @@ impl HelloGuard {
         &self.origin.host
     }
 
-    /// Ready when the first bytes have been checked; until then they stay in `conn`. `Some`: they must not pass.
+    /// True if the bytes so far may be TLS.
+    pub(super) fn may_be_tls(&self) -> bool {
+        matches!(self.reader, Reader::Hello(_))
+    }
+
+    /// True while the caller may begin HTTP.
+    pub(super) fn may_be_http(&self) -> bool {
+        self.may_be_http
+    }
+
+    /// Expects no HTTP any more: the server has spoken first, or the caller takes too long for a request.
+    pub(super) fn expect_no_http(&mut self) {
+        self.may_be_http = false;
+    }
+
+    /// Warns of limits that see less of this tunnel than of requests.
+    pub(super) fn warn(&self, snapshot: &ConfigSnapshot) {
+        snapshot.warned_hosts.warn_of_tunnel(&self.origin, &snapshot.rules, &self.claims);
+    }
+
+    /// Tunnel with requests in plain HTTP, and the key of connections for them.
+    pub(super) fn into_http(self) -> (InterceptedTunnel, Upstream) {
+        let HelloGuard { origin, admitted, .. } = self;
+        let origin = Origin { scheme: Scheme::Http, ..origin };
+        let upstream = Upstream { origin: origin.clone(), reach: admitted.reach };
+        (InterceptedTunnel { origin, admitted, tls: TlsInside::Opaque }, upstream)
+    }
+
+    /// Ready when the first bytes have been checked; until then they stay in `conn`.
     ///
     /// # Errors
     /// Errors of the caller's connection.
@@ -81,26 +137,51 @@ impl HelloGuard {
         cx: &mut Context<'_>,
         conn: &mut Conn,
         context: GuardContext<'_>,
-    ) -> Poll<io::Result<Option<TunnelDenial>>> {
+    ) -> Poll<io::Result<FirstBytes>> {
         loop {
-            match self.reader.read(conn.input.bytes()) {
-                HelloState::Incomplete => {}
-                HelloState::NotTls => return Poll::Ready(Ok(None)),
-                HelloState::Hello(names) => {
-                    return Poll::Ready(Ok(names.into_iter().find_map(|name| self.check(name, context))));
-                }
-                HelloState::Unreadable => return Poll::Ready(Ok(Some(TunnelDenial::Unreadable))),
+            if let Some(checked) = self.check(conn.input.bytes(), context) {
+                return Poll::Ready(Ok(checked));
             }
             match ready!(conn.poll_fill(cx)) {
-                // The connection has ended within the hello, so it never becomes complete.
-                Ok(0) => return Poll::Ready(Ok(None)),
+                // The connection has ended within the hello or the line, so it never becomes complete.
+                Ok(0) => return Poll::Ready(Ok(FirstBytes::Pass)),
                 Ok(_) => {}
-                // The buffer is full, so the hello is longer than any server accepts.
+                // The buffer is full: a line, or a hello, is longer than any server accepts.
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-                    return Poll::Ready(Ok(Some(TunnelDenial::Unreadable)));
+                    return Poll::Ready(Ok(match self.reader {
+                        Reader::Hello(_) => FirstBytes::Denied(TunnelDenial::Unreadable),
+                        Reader::Line => FirstBytes::Pass,
+                    }));
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
+        }
+    }
+
+    /// Checks all bytes so far; `None` if there are too few.
+    fn check(&mut self, bytes: &[u8], context: GuardContext<'_>) -> Option<FirstBytes> {
+        if let Reader::Hello(reader) = &mut self.reader {
+            match reader.read(bytes) {
+                HelloState::Incomplete => return None,
+                HelloState::Hello(_) | HelloState::Unreadable if !self.checks_names => return Some(FirstBytes::Pass),
+                HelloState::Hello(names) => {
+                    let denial = names.into_iter().find_map(|name| self.check_name(name, context));
+                    return Some(denial.map_or(FirstBytes::Pass, FirstBytes::Denied));
+                }
+                HelloState::Unreadable => return Some(FirstBytes::Denied(TunnelDenial::Unreadable)),
+                HelloState::NotTls => self.reader = Reader::Line,
+            }
+        }
+        if !self.may_be_http {
+            return Some(FirstBytes::Pass);
+        }
+        match first_line(bytes) {
+            FirstLine::Incomplete => None,
+            // A server of HTTP/2 may speak first (RFC 9113 §3.4), so that part of its connection has passed already.
+            FirstLine::Http if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Some(FirstBytes::Pass),
+            FirstLine::Http => Some(FirstBytes::Http),
+            // A further proxy, which opens the tunnel to the origin.
+            FirstLine::Connect | FirstLine::Other => Some(FirstBytes::Pass),
         }
     }
 
@@ -108,7 +189,7 @@ impl HelloGuard {
     ///
     /// Interception, the list of hosts, opaque tunnels, and last the claims: the first rule that
     /// the name breaks is the reason.
-    fn check(&self, name: String, context: GuardContext<'_>) -> Option<TunnelDenial> {
+    fn check_name(&self, name: String, context: GuardContext<'_>) -> Option<TunnelDenial> {
         if *name == *self.origin.host {
             return None;
         }

@@ -50,7 +50,7 @@ const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// and timer, a kept one some KiB.
 const MAX_IDLE: usize = 16;
 
-/// Function that serves a connection, or an intercepted tunnel, which a stream of HTTP/2 can
+/// Function that serves a connection, or the requests in a tunnel, which a stream of HTTP/2 can
 /// become. Passed as an argument, because the connection loop uses this module.
 pub(super) type Serve =
     for<'s> fn(&'s mut Session, Protocol, &'s mut ShutdownWatch) -> Pin<Box<dyn Future<Output = ()> + 's>>;
@@ -65,7 +65,7 @@ struct SharedSession {
     secure: bool,
     /// As in [`Session`].
     loopback: bool,
-    /// Tunnel that the connection runs in, if it is intercepted.
+    /// Tunnel that the connection runs in, if its requests are read.
     within: Option<Arc<InterceptedTunnel>>,
     /// Signals that one of the requests was admitted.
     first_admission: Rc<FirstAdmission>,
@@ -265,8 +265,8 @@ async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
     }
 }
 
-/// Serves one request to its end. Returns the protocol spoken inside if its stream has become an
-/// intercepted tunnel.
+/// Serves one request to its end. Returns the protocol spoken inside if its stream has become a tunnel
+/// with requests.
 ///
 /// A head that breaks HTTP/2's rules for requests is answered on its stream; the connection goes
 /// on.
@@ -282,7 +282,7 @@ async fn serve_request(session: &mut Session, request: IncomingRequest) -> Optio
         }
     };
     match outcome {
-        Outcome::Tunnel(tunnel) => tunnel::relay(session, tunnel, log).await,
+        Outcome::Tunnel(tunnel) => return tunnel::relay(session, tunnel, log).await,
         Outcome::Intercept(tunnel) => return Box::pin(intercept::open(session, tunnel, log)).await,
         Outcome::Keep | Outcome::Close => {
             log.finish(session);

@@ -1,5 +1,8 @@
 //! TLS handshakes with callers: on a listener that has TLS, and inside an intercepted tunnel.
 //!
+//! Tunnels that are not connected before their first bytes are read begin here, too: those with plain
+//! HTTP, which is read as requests whether TLS is intercepted or not.
+//!
 //! The certificate is the gateway's own on a listener, and one signed by the authority of `[tls]`
 //! for the tunnel's host otherwise. HTTP/2 is spoken if both sides agree on `h2` by ALPN (RFC
 //! 7301).
@@ -7,24 +10,31 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use rustls::ServerConfig;
 
 use super::local_response::refuse_bytes;
+use super::outcome::Failure;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::session::{InterceptedTunnel, Protocol, Session};
+use super::session::{InterceptedTunnel, Protocol, Session, TlsInside};
 use super::snapshot::ConfigSnapshot;
 use super::target::Scheme;
+use super::tunnel_warnings::TunnelDenial;
+use super::{exchange, tunnel};
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 use crate::tls::ca;
+use crate::wire::request_line::{FirstLine, first_line};
 use crate::wire::{Conn, Stream};
 
-/// Intercepts a tunnel: sends the caller its 200, and completes a TLS handshake in the origin's
-/// place. Returns `None` if the tunnel ended before.
+/// Opens a tunnel of which nothing is dialled: sends the caller its 200, and completes a TLS handshake
+/// in the origin's place if TLS is intercepted. Returns `None` if the tunnel has ended, with its log
+/// line written.
 ///
-/// Bytes that are no TLS are read as requests too: nothing bypasses the limits through a tunnel to
-/// an intercepted host.
+/// Bytes that are no TLS are read as requests: nothing bypasses the limits through a tunnel to an
+/// intercepted host, nor to a port that may carry plain HTTP only. Another protocol, where it is
+/// allowed, is relayed from here on.
 ///
 /// Writes the access-log line of the CONNECT; requests inside have lines of their own. The time for
 /// the first byte and the handshake is `[timeouts] head`.
@@ -33,14 +43,51 @@ pub(super) async fn open(
     mut tunnel: Box<InterceptedTunnel>,
     mut log: RequestLog,
 ) -> Option<Protocol> {
-    let protocol = accept_inside(session, &mut tunnel).await;
-    match &protocol {
-        Ok(_) => log.intercepted(),
-        Err(why) => log.not_intercepted(why.to_string()),
+    let protocol = match begin(session, &mut tunnel).await {
+        Ok(Inside::Requests(protocol)) => Some(protocol),
+        Ok(Inside::Opaque) => return Box::pin(relay_late(session, *tunnel, log)).await,
+        Err(InterceptError::Denied(denial)) => {
+            tunnel::deny(session, &mut log, &tunnel.origin.host, &denial).await;
+            log.finish(session);
+            return None;
+        }
+        Err(why) => {
+            log.not_intercepted(why.to_string());
+            None
+        }
+    };
+    match (protocol, tunnel.tls) {
+        (None, _) => {}
+        (Some(_), TlsInside::Intercepted) => log.intercepted(),
+        (Some(_), TlsInside::Opaque | TlsInside::Denied) => log.carries_http(),
     }
     log.finish(session);
     session.within = Some(Arc::from(tunnel));
-    protocol.ok()
+    protocol
+}
+
+/// Relays a tunnel that has turned out to be opaque. A failure resets the connection, as the 200 has been sent.
+async fn relay_late(session: &mut Session, tunnel: InterceptedTunnel, mut log: RequestLog) -> Option<Protocol> {
+    match exchange::connect_late(session, &mut log, tunnel).await {
+        Ok(tunnel) => tunnel::relay(session, Box::new(tunnel), log).await,
+        Err(failure) => {
+            match &failure {
+                Failure::Refused(refusal) => log.not_connected(refusal),
+                Failure::CallerGone | Failure::Truncated => log.caller_gone(),
+            }
+            log.finish(session);
+            session.conn.stream.abort();
+            None
+        }
+    }
+}
+
+/// Content of a tunnel, by its first bytes.
+enum Inside {
+    /// Requests, in this protocol.
+    Requests(Protocol),
+    /// Bytes that are relayed unread.
+    Opaque,
 }
 
 /// Reason for which a tunnel was not intercepted.
@@ -50,7 +97,7 @@ pub(super) async fn open(
 enum InterceptError {
     #[error("the caller hung up")]
     Left,
-    #[error("the caller did not begin TLS in time")]
+    #[error("the caller did not begin in time")]
     Late,
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
@@ -58,13 +105,16 @@ enum InterceptError {
     OtherName(String),
     #[error("there is no certificate for this host: {0}")]
     Leaf(ca::Error),
+    #[error("{0}")]
+    Denied(TunnelDenial),
 }
 
-/// Completes the TLS handshake with the caller, under a certificate for the tunnel's host.
+/// Reads the first bytes, and completes the TLS handshake with the caller if there is to be one, under
+/// a certificate for the tunnel's host.
 ///
 /// The scheme of the tunnel's origin is set by the first byte: `https` for a TLS record, else
 /// `http`.
-async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<Protocol, InterceptError> {
+async fn begin(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<Inside, InterceptError> {
     session.deadline.set(session.worker.snapshot.timeouts.head);
     let Session { conn, deadline, .. } = session;
     let told = async {
@@ -72,16 +122,40 @@ async fn accept_inside(session: &mut Session, tunnel: &mut InterceptedTunnel) ->
         first_byte(conn).await.ok_or(InterceptError::Left)
     };
     let first = deadline.run(told).await.unwrap_or(Err(InterceptError::Late))?;
-    if first != FIRST_BYTE {
-        tunnel.origin.scheme = Scheme::Http;
-        return Ok(Protocol::Http1);
+    match tunnel.tls {
+        TlsInside::Opaque if !begins_http(session).await => return Ok(Inside::Opaque),
+        TlsInside::Intercepted | TlsInside::Opaque | TlsInside::Denied if first != FIRST_BYTE => {
+            tunnel.origin.scheme = Scheme::Http;
+            session.conn.stream.become_tunnel();
+            return Ok(Inside::Requests(Protocol::Http1));
+        }
+        TlsInside::Denied => return Err(InterceptError::Denied(TunnelDenial::Port(tunnel.origin.port))),
+        TlsInside::Opaque | TlsInside::Intercepted => tunnel.origin.scheme = Scheme::Https,
     }
-    tunnel.origin.scheme = Scheme::Https;
     let snapshot = Arc::clone(&session.worker.snapshot);
     let handshake = handshake(&snapshot, session.conn.take_stream(), &tunnel.origin.host);
     let (stream, protocol) = session.deadline.run(handshake).await.unwrap_or(Err(InterceptError::Late))?;
     session.conn = Conn::new(stream);
-    Ok(protocol)
+    Ok(Inside::Requests(protocol))
+}
+
+/// True if the caller begins HTTP within [`BEGIN_TIMEOUT`](tunnel::BEGIN_TIMEOUT).
+async fn begins_http(session: &mut Session) -> bool {
+    session.deadline.set(tunnel::BEGIN_TIMEOUT);
+    let Session { conn, deadline, .. } = session;
+    let line = poll_fn(|cx| {
+        loop {
+            let line = first_line(conn.input.bytes());
+            if line != FirstLine::Incomplete {
+                return Poll::Ready(line);
+            }
+            match ready!(conn.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(FirstLine::Other),
+                Ok(_) => {}
+            }
+        }
+    });
+    deadline.run(line).await == Some(FirstLine::Http)
 }
 
 /// Reads the ClientHello, checks its server name, obtains a certificate for the host, and completes

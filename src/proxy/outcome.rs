@@ -17,7 +17,7 @@ pub(super) enum Outcome {
     Abort,
     /// It becomes one end of a tunnel.
     Tunnel(Box<Tunnel>),
-    /// It becomes an intercepted tunnel: its content is read as requests.
+    /// It becomes a tunnel in which requests are read.
     Intercept(Box<InterceptedTunnel>),
 }
 
@@ -43,22 +43,48 @@ pub(super) struct Tunnel {
     /// Checks the first bytes of the caller; `None` once they may pass.
     pub(super) guard: Option<Box<HelloGuard>>,
     /// Keeps the slots in flight until the tunnel ends.
-    _flight: Flight,
+    flight: Flight,
+    /// True once its slots have settled.
+    is_counted: bool,
 }
 
 impl Tunnel {
-    /// A tunnel on a connection that was just dialled for it. The permit is used up: the origin counts the connection.
-    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Option<Box<HelloGuard>>) -> Tunnel {
-        let mut flight = permit.depart();
-        flight.sent();
-        flight.answered();
-        Tunnel { guard, ..Tunnel::upgraded(origin.conn, flight) }
+    /// A tunnel on a connection that was just dialled for it. Its slots are taken, but have not settled: plain HTTP
+    /// inside is counted by request instead.
+    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Box<HelloGuard>) -> Tunnel {
+        Tunnel { origin: origin.conn, guard: Some(guard), flight: permit.depart(), is_counted: false }
     }
 
     /// A tunnel after a response 101. The permit was used up by the request that asked for the upgrade.
-    pub(super) fn upgraded(mut origin: Conn, flight: Flight) -> Tunnel {
-        // The receiver at the other end may pause for as long as the tunnel may be idle.
-        origin.stream.set_user_timeout(None);
-        Tunnel { origin, guard: None, _flight: flight }
+    pub(super) fn upgraded(origin: Conn, flight: Flight) -> Tunnel {
+        let mut tunnel = Tunnel { origin, guard: None, flight, is_counted: false };
+        tunnel.count();
+        tunnel
+    }
+
+    /// True once its slots have settled.
+    pub(super) fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+
+    /// Settles its slots, as those of a connection, which the origin counts. No effect the second time.
+    ///
+    /// The receiver at the other end may pause from now on for as long as the tunnel may be idle.
+    pub(super) fn count(&mut self) {
+        if !self.is_counted {
+            self.is_counted = true;
+            self.flight.sent();
+            self.flight.answered();
+            self.origin.stream.set_user_timeout(None);
+        }
+    }
+
+    /// Gives back its slots, unless they have settled, and returns its connection then, on which nothing was sent.
+    pub(super) fn into_unused(self) -> Option<Conn> {
+        if self.is_counted {
+            return None;
+        }
+        drop(self.flight.nothing_left());
+        Some(self.origin)
     }
 }

@@ -18,6 +18,7 @@ use super::claims::Claims;
 use super::refusal::Refusal;
 use super::session::Session;
 use super::trace::{Span, TraceContext};
+use super::tunnel_warnings::TunnelDenial;
 use crate::gate::Permit;
 use crate::time::Time;
 
@@ -153,6 +154,19 @@ impl RequestLog {
         self.note = Some("intercepted".into());
     }
 
+    /// Records that the tunnel carries plain HTTP, whose requests are logged by themselves.
+    pub(super) fn carries_http(&mut self) {
+        self.note = Some("plain_http".into());
+    }
+
+    /// Records that a tunnel could not be connected after its 200 was sent.
+    ///
+    /// The status stays 200: the caller received it.
+    pub(super) fn not_connected(&mut self, refusal: &Refusal) {
+        self.refused = Some((refusal.refused_by(), refusal.note()));
+        self.note = Some(refusal.note().into());
+    }
+
     /// Records that the tunnel could not be intercepted, and has ended.
     ///
     /// The status stays 200: the caller received it before its handshake.
@@ -162,10 +176,10 @@ impl RequestLog {
 
     /// Records that the tunnel was ended because of its first bytes.
     ///
-    /// Party and reason are `access` and `server_name`.
-    pub(super) fn tunnel_denied(&mut self, why: String) {
-        self.refused = Some(("access", "server_name"));
-        self.note = Some(why.into());
+    /// The party is `access`.
+    pub(super) fn tunnel_denied(&mut self, why: &TunnelDenial) {
+        self.refused = Some(("access", why.reason()));
+        self.note = Some(why.to_string().into());
     }
 
     /// Counts the request, and writes its entry and its trace span.

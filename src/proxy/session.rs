@@ -40,7 +40,7 @@ pub(super) struct Session {
     pub(super) secure: bool,
     /// True if it was accepted on a loopback address.
     pub(super) loopback: bool,
-    /// Intercepted tunnel in which its requests arrive.
+    /// Tunnel in which its requests arrive, if the gateway reads them there.
     pub(super) within: Option<Arc<InterceptedTunnel>>,
     /// True after the first request since the connection was accepted. Until then the deadline is that of the first
     /// head, TLS handshake included, and stays: a connection that sends nothing is not idle but unwanted.
@@ -51,12 +51,30 @@ pub(super) struct Session {
     pub(super) pinned: Pinned,
 }
 
-/// State of an intercepted CONNECT tunnel, shared by all requests in it.
+/// State of a CONNECT tunnel in which the gateway reads the requests, shared by all of them.
+///
+/// Its requests come in TLS that is intercepted, or in plain HTTP.
 pub(super) struct InterceptedTunnel {
     /// Target of the CONNECT.
     pub(super) origin: Origin,
     /// Caller, as admitted for the CONNECT.
     pub(super) admitted: Admitted,
+    /// Treatment of TLS inside.
+    pub(super) tls: TlsInside,
+}
+
+/// Treatment of TLS, and of other protocols than HTTP, in a tunnel whose first bytes are read before
+/// anything is dialled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TlsInside {
+    /// The gateway ends TLS itself (`[tls] intercept`).
+    Intercepted,
+    /// The tunnel is opaque.
+    ///
+    /// At port 80 alone: tunnels to other ports are connected first.
+    Opaque,
+    /// The tunnel ends: its port is not in `connect_ports`, so it may carry plain HTTP only.
+    Denied,
 }
 
 /// Protocol spoken on a connection from now on.

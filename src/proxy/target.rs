@@ -248,7 +248,7 @@ fn only_options(head: &RequestHead) -> Result<(), Refusal> {
 fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
     let target = head.target();
     if head.method() == "CONNECT" {
-        return Err(Refusal::BadTarget("an intercepted tunnel cannot contain another tunnel"));
+        return Err(Refusal::BadTarget("a tunnel in which requests are read cannot contain another tunnel"));
     }
     if !target.starts_with('/') && target != "*" {
         let found = absolute(head)?;

@@ -1,69 +1,129 @@
 //! Tunnel relay: forwards bytes both ways, for a CONNECT that is not intercepted or after a response 101. Counted once,
 //! as a whole.
 //!
-//! The gateway reads no byte of a tunnel but the ClientHello, if a guard checks it. Bytes that the
-//! caller sends before that check has ended are held back; bytes of the origin are not.
+//! The gateway reads no byte of a tunnel but the first ones, which a guard checks after a CONNECT: a
+//! ClientHello, or the line of a request. Bytes that the caller sends before that check has ended are
+//! held back; bytes of the origin are not. Plain HTTP ends the relay: its requests are served one by
+//! one.
 //!
 //! A clean end (FIN) of one side is forwarded, and the other direction goes on. An error on either
 //! side resets both connections, so that no peer takes a broken tunnel for a complete one.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::body::{Body, BodyError};
-use super::first_bytes::GuardContext;
+use super::claims::Claims;
+use super::first_bytes::{FirstBytes, GuardContext, HelloGuard};
 use super::outcome::Tunnel;
 use super::request_log::RequestLog;
-use super::session::Session;
+use super::session::{Protocol, Session};
 use super::tunnel_warnings::TunnelDenial;
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
+
+/// Time for a caller to begin a request, from the tunnel's 200 and from its first byte on. Later it
+/// is taken for another protocol: one of which the server speaks first, or which begins with a word.
+/// Clients that ask for a tunnel have a request for it already; a second spans a round trip over any
+/// link.
+pub(super) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Relays bytes both ways until both sides have ended (half-close is forwarded), one breaks, or nothing has moved for
 /// `[timeouts] tunnel_idle`.
 ///
 /// Returns when the tunnel has ended; its line in the access log is written then, with the bytes of
-/// both directions. While bytes are held back for the check, the deadline is `[timeouts] head`
-/// instead.
-pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) {
+/// both directions. While a ClientHello is held back for the check, the deadline is `[timeouts] head`
+/// instead. Returns a protocol if the caller has begun plain HTTP: the session carries its requests
+/// from then on.
+pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) -> Option<Protocol> {
     let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
-    let Session { worker, head, conn, deadline, peer, .. } = &mut *session;
-    let timeouts = &worker.snapshot.timeouts;
-    let context = GuardContext { snapshot: &worker.snapshot, head, peer: peer.ip() };
-    let mut before = None;
-    let end = poll_fn(|cx| {
-        if let Poll::Ready(end) = relay.poll(cx, conn, context) {
-            return Poll::Ready(end);
-        }
-        let is_held_up = relay.is_held_up(conn);
-        let now = Some((relay.moved(), is_held_up));
-        if now != before {
-            before = now;
-            deadline.set(if is_held_up { timeouts.head } else { timeouts.tunnel_idle });
-        }
-        deadline.poll_expired(cx).map(|()| TunnelEnd::Broken)
-    })
-    .await;
+    let end = run(session, &mut relay).await;
     log.bytes_in += relay.out.bytes.moved;
     log.bytes_out += relay.back.bytes.moved;
     let Relay { mut tunnel, .. } = relay;
     match end {
+        TunnelEnd::Http(guard) => return enter(session, *tunnel, *guard, log).await,
         TunnelEnd::Clean => {}
         // The caller must be able to tell a tunnel that broke from one that ended.
         TunnelEnd::Broken => {
             session.conn.stream.abort();
             tunnel.origin.stream.abort();
         }
-        TunnelEnd::Denied(unfit) => {
+        TunnelEnd::Denied(denial) => {
             tunnel.origin.stream.abort();
-            log.tunnel_denied(unfit.to_string());
             let host = tunnel.guard.as_ref().map_or("", |guard| guard.host());
-            session.worker.snapshot.warned_hosts.warn_of_end(host, &unfit);
-            session.conn.out().extend_from_slice(&ACCESS_DENIED);
-            session.linger().await;
+            deny(session, &mut log, host, &denial).await;
         }
     }
+    if let Some(guard) = &tunnel.guard {
+        guard.warn(&session.worker.snapshot);
+    }
+    tunnel.count();
     log.finish(session);
+    None
+}
+
+/// Ends a tunnel because of its first bytes: tells the caller by a TLS alert, and the operator by a warning.
+pub(super) async fn deny(session: &mut Session, log: &mut RequestLog, host: &str, denial: &TunnelDenial) {
+    log.tunnel_denied(denial);
+    session.worker.snapshot.warned_hosts.warn_of_end(host, denial);
+    session.conn.out().extend_from_slice(&ACCESS_DENIED);
+    session.linger().await;
+}
+
+/// Enters a tunnel with plain HTTP: gives its slots back, as its requests take their own, and keeps its connection for
+/// the first of them. `None` if the caller does not take the 200.
+async fn enter(session: &mut Session, tunnel: Tunnel, guard: HelloGuard, mut log: RequestLog) -> Option<Protocol> {
+    let (within, upstream) = guard.into_http();
+    if let Some(unused) = tunnel.into_unused() {
+        session.worker.pool.keep(&upstream, unused);
+        log.claimed(session, &Claims::default());
+    }
+    log.carries_http();
+    log.finish(session);
+    session.within = Some(Arc::new(within));
+    // Bytes that came with the CONNECT are answered at once, and a refusal would take the place of the 200.
+    session.deadline.set(session.worker.snapshot.timeouts.head);
+    session.deadline.run(session.conn.flush()).await?.ok()?;
+    session.conn.stream.become_tunnel();
+    Some(Protocol::Http1)
+}
+
+/// Runs a tunnel to its end.
+///
+/// A caller that has sent nothing within [`BEGIN_TIMEOUT`] may still begin HTTP later; the slots of
+/// the tunnel settle all the same.
+async fn run(session: &mut Session, relay: &mut Relay) -> TunnelEnd {
+    let Session { worker, head, conn, deadline, peer, .. } = session;
+    let timeouts = &worker.snapshot.timeouts;
+    let context = GuardContext { snapshot: &worker.snapshot, head, peer: peer.ip() };
+    let mut before = None;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(end) = relay.poll(cx, conn, context) {
+                return Poll::Ready(end);
+            }
+            let stage = relay.stage(conn);
+            let now = Some((relay.moved(), stage));
+            if now != before {
+                before = now;
+                deadline.set(match stage {
+                    RelayStage::Silent | RelayStage::Line => BEGIN_TIMEOUT,
+                    RelayStage::Hello => timeouts.head,
+                    RelayStage::Open => timeouts.tunnel_idle,
+                });
+            }
+            std::task::ready!(deadline.poll_expired(cx));
+            match stage {
+                RelayStage::Silent => relay.tunnel.count(),
+                RelayStage::Line => relay.expect_no_http(),
+                RelayStage::Hello | RelayStage::Open => return Poll::Ready(TunnelEnd::Broken),
+            }
+        }
+    })
+    .await
 }
 
 /// An open tunnel.
@@ -75,34 +135,83 @@ struct Relay {
     back: Direction,
 }
 
+/// RelayStage of a tunnel, which decides its deadline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RelayStage {
+    /// The caller has sent nothing, and the slots have not settled.
+    Silent,
+    /// Bytes that may become a request are held back.
+    Line,
+    /// Bytes that may become a ClientHello are held back.
+    Hello,
+    /// No byte is held back.
+    Open,
+}
+
 impl Relay {
     /// Number of bytes moved in both directions.
     fn moved(&self) -> u64 {
         self.out.bytes.moved.wrapping_add(self.back.bytes.moved)
     }
 
-    /// True if bytes of the caller are held back.
-    fn is_held_up(&self, caller: &Conn) -> bool {
-        self.tunnel.guard.is_some() && !caller.input.is_empty()
+    /// Current stage.
+    fn stage(&self, caller: &Conn) -> RelayStage {
+        match &self.tunnel.guard {
+            Some(_) if caller.input.is_empty() && !self.tunnel.is_counted() => RelayStage::Silent,
+            Some(guard) if !caller.input.is_empty() => {
+                if guard.may_be_tls() {
+                    RelayStage::Hello
+                } else {
+                    RelayStage::Line
+                }
+            }
+            Some(_) | None => RelayStage::Open,
+        }
+    }
+
+    /// True while the caller may begin HTTP. The server of HTTP/1 does not speak first.
+    fn may_be_http(&self) -> bool {
+        self.tunnel.guard.as_ref().is_some_and(|guard| guard.may_be_http())
+    }
+
+    /// Takes the tunnel for one of another protocol: settles its slots.
+    fn expect_no_http(&mut self) {
+        if let Some(guard) = &mut self.tunnel.guard {
+            guard.expect_no_http();
+        }
+        self.tunnel.count();
     }
 
     /// Ready when the tunnel has ended.
     ///
     /// The guard comes first; once it lets the bytes pass, it is dropped.
     fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn, context: GuardContext<'_>) -> Poll<TunnelEnd> {
-        if let Some(guard) = &mut self.tunnel.guard {
+        if let Some(mut guard) = self.tunnel.guard.take() {
             match guard.poll(cx, caller, context) {
-                Poll::Ready(Ok(None)) => self.tunnel.guard = None,
-                Poll::Ready(Ok(Some(unfit))) => return Poll::Ready(TunnelEnd::Denied(unfit)),
+                Poll::Ready(Ok(FirstBytes::Http)) => return Poll::Ready(TunnelEnd::Http(guard)),
+                Poll::Ready(Ok(FirstBytes::Pass)) => {
+                    guard.warn(context.snapshot);
+                    self.tunnel.count();
+                }
+                Poll::Ready(Ok(FirstBytes::Denied(denial))) => {
+                    self.tunnel.guard = Some(guard);
+                    return Poll::Ready(TunnelEnd::Denied(denial));
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(TunnelEnd::Broken),
-                Poll::Pending => {}
+                Poll::Pending => self.tunnel.guard = Some(guard),
             }
         }
-        match self.poll_both(cx, caller) {
+        let both = match self.poll_both(cx, caller) {
             Poll::Ready(Ok(())) => Poll::Ready(TunnelEnd::Clean),
             Poll::Ready(Err(_)) => Poll::Ready(TunnelEnd::Broken),
             Poll::Pending => Poll::Pending,
+        };
+        if both.is_pending() && self.may_be_http() && (self.back.bytes.moved > 0 || self.back.closed) {
+            self.expect_no_http();
+            // Once more, for bytes that were held back as the start of a request.
+            return self.poll(cx, caller, context);
         }
+        both
     }
 
     /// Ready when both sides have ended, or one broke.
@@ -125,6 +234,8 @@ enum TunnelEnd {
     Broken,
     /// The first bytes of the caller must not pass.
     Denied(TunnelDenial),
+    /// The caller has begun plain HTTP.
+    Http(Box<HelloGuard>),
 }
 
 /// One direction of a tunnel.

@@ -12,7 +12,7 @@ use super::target::Origin;
 
 /// Most hosts that the log names: callers can ask for any number of names.
 ///
-/// Later hosts are not named. The bound is for each of the three kinds of warning.
+/// Later hosts are not named. The bound is for each kind of warning.
 const MAX_HOSTS: usize = 1024;
 
 /// Hosts with a warning logged already, for each kind of warning.
@@ -24,6 +24,8 @@ pub(super) struct WarnedHosts {
     uncounted: HostSet,
     /// Names for which tunnels were ended.
     ended: HostSet,
+    /// Hosts with tunnels that were ended because of their port.
+    ports: HostSet,
 }
 
 impl WarnedHosts {
@@ -50,11 +52,12 @@ impl WarnedHosts {
 
     /// Warns once per name that a tunnel was ended because of its first bytes.
     pub(super) fn warn_of_end(&self, host: &str, why: &TunnelDenial) {
-        let asked_for = match why {
-            TunnelDenial::Name { name, .. } => name,
-            TunnelDenial::Unreadable => host,
+        let is_new = match why {
+            TunnelDenial::Name { name, .. } => self.ended.is_new(name),
+            TunnelDenial::Unreadable => self.ended.is_new(host),
+            TunnelDenial::Port(_) => self.ports.is_new(host),
         };
-        if self.ended.is_new(asked_for) {
+        if is_new {
             tracing::warn!(host, %why, "tunnel ended because of its first bytes");
         }
     }
@@ -69,6 +72,19 @@ pub(super) enum TunnelDenial {
     /// It begins like TLS, but is longer than any server accepts or violates the grammar.
     #[error("the caller sent a malformed TLS ClientHello")]
     Unreadable,
+    /// The tunnel may carry plain HTTP only.
+    #[error("the caller began TLS, and its port {0} is not in [access] connect_ports")]
+    Port(u16),
+}
+
+impl TunnelDenial {
+    /// The reason in a word, for the metrics.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            TunnelDenial::Name { .. } | TunnelDenial::Unreadable => "server_name",
+            TunnelDenial::Port(_) => "connect_port",
+        }
+    }
 }
 
 /// A bounded set of hosts.

@@ -12,6 +12,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`head`], [`field`], `request_target` | start line and fields of a message |
+//! | [`request_line`] | HTTP told from other protocols by its first line |
 //! | [`framing`], [`chunked`] | length of a body, chunked coding |
 //! | [`stream`], `tcp` | byte stream over TCP, TLS, or a stream of HTTP/2 |
 //! | [`buffer`], [`conn`] | buffered connection |
@@ -33,6 +34,7 @@ pub mod fuzzing;
 pub mod head;
 pub mod http2;
 pub mod http_client;
+pub mod request_line;
 mod request_target;
 pub mod stream;
 mod tcp;

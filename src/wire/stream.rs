@@ -97,9 +97,11 @@ impl Stream {
         }
     }
 
-    /// True for a stream of an HTTP/2 connection: heads and ends are not among its bytes.
+    /// True for a stream of an HTTP/2 connection, of which heads and ends are not among the bytes; false once it is a
+    /// tunnel.
     pub fn is_http2(&self) -> bool {
-        matches!(self.transport, Transport::Caller(_) | Transport::Origin(_))
+        matches!(&self.transport, Transport::Caller(stream) if !stream.is_tunnel())
+            || matches!(self.transport, Transport::Origin(_))
     }
 
     /// Pushes bytes back, to be read before all others.

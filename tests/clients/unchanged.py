@@ -111,7 +111,7 @@ def with_websockets():
     from websockets.asyncio.client import connect
 
     async def main():
-        async with connect(base.replace("https:", "wss:"), open_timeout=30) as socket:
+        async with connect(base.replace("http", "ws", 1), open_timeout=30) as socket:
             check("via", await socket.recv(), "1.1 lockgate")
             for n in range(count):
                 for message in [f"message {n}", bytes([n % 256]) * 70_000]:

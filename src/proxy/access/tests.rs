@@ -46,6 +46,23 @@ fn addresses_are_compared_whatever_family_they_came_in() {
 async fn a_tunnel_leads_to_the_ports_that_are_named() {
     assert!(admit(open(), "::1", "CONNECT a:443", "", UNNAMED).await.is_ok());
     assert!(matches!(admit(open(), "::1", "CONNECT a:25", "", NAMED).await, Err(Refusal::Denied(_))));
+    let access = Access::new(open(), SEED);
+    assert!(access.allows_tls_to(443) && !access.allows_tls_to(80));
+}
+
+#[tokio::test]
+async fn a_tunnel_for_plain_http_leads_wherever_requests_without_one_do() {
+    for (port, named, may) in [
+        (80, UNNAMED, true),
+        (8080, UNNAMED, true),
+        (6566, UNNAMED, true),
+        (6665, NAMED, false),
+        (6665, HostListing { with_port: true, ..NAMED }, true),
+    ] {
+        for line in [format!("CONNECT a:{port}"), format!("GET http://a:{port}/")] {
+            assert_eq!(admit(open(), "::1", &line, "", named).await.is_ok(), may, "{line}");
+        }
+    }
 }
 
 #[tokio::test]

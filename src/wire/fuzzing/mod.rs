@@ -7,6 +7,7 @@ pub mod hyper_server;
 use self::hyper_server::{SeenRequest, requests_seen};
 use super::chunked::{ChunkedDecoder, Piece, write_chunk};
 use super::framing::{self, AmbiguousLength};
+use super::request_line::{FirstLine, MAX_METHOD, first_line};
 use super::request_target::encoded_target;
 use super::{ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead};
 
@@ -38,12 +39,14 @@ pub fn owned(fields: &Fields) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Request heads: a head that is accepted can be written and read again without a change, does not depend on what
-/// follows it or how it arrives, and is read by hyper in the same way.
+/// follows it or how it arrives, is read by hyper in the same way, and is recognised as HTTP in a tunnel.
 pub fn request_head(input: &[u8]) {
     let mut head = RequestHead::default();
     let outcome = head.read(input);
     check_arrival(input, &outcome, |input| RequestHead::default().read(input));
     let Ok(Some(length)) = outcome else { return };
+    let expected = if head.method() == "CONNECT" { FirstLine::Connect } else { FirstLine::Http };
+    assert!(head.method().len() > MAX_METHOD || first_line(input) == expected, "{}", input.escape_ascii());
     let mut written = format!("{} {} HTTP/1.{}\r\n", head.method(), head.target(), minor(head.version())).into_bytes();
     write_fields(&head, &mut written);
     let mut again = RequestHead::default();

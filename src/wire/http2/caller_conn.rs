@@ -93,7 +93,7 @@ impl<S: LowerStream> H2CallerConn<S> {
             IncomingRequest {
                 head,
                 end_stream,
-                stream: CallerStream { respond, head: None, is_head_sent: false, content: data },
+                stream: CallerStream { respond, head: None, is_head_sent: false, is_tunnel: false, content: data },
             }
         })))
     }
@@ -169,6 +169,8 @@ pub struct CallerStream {
     head: Option<Response<()>>,
     /// True once `h2` has taken the final response head.
     is_head_sent: bool,
+    /// True once the content is that of a tunnel, after the response to a CONNECT.
+    is_tunnel: bool,
     /// Content of the request and of the response.
     content: StreamContent,
 }
@@ -184,9 +186,19 @@ impl CallerStream {
         self.head.is_some()
     }
 
-    /// True once the final head cannot be replaced by another response.
+    /// True once the final head cannot be replaced by another response. Messages in a tunnel have heads of their own.
     pub(in crate::wire) fn is_head_sent(&self) -> bool {
-        self.is_head_sent
+        self.is_head_sent && !self.is_tunnel
+    }
+
+    /// Makes the content that of a tunnel.
+    pub(in crate::wire) fn become_tunnel(&mut self) {
+        self.is_tunnel = true;
+    }
+
+    /// True if the content is that of a tunnel.
+    pub(in crate::wire) fn is_tunnel(&self) -> bool {
+        self.is_tunnel
     }
 
     /// Sends 1xx without content. May be called any number of times before the final head.

@@ -21,6 +21,15 @@ impl Stream {
         }
     }
 
+    /// Makes a caller's stream the tunnel of a CONNECT (RFC 9113 §8.5): its bytes are those of another connection, such as
+    /// messages of HTTP/1. The head of its response must have been sent. No effect on other streams, which are that
+    /// already.
+    pub fn become_tunnel(&mut self) {
+        if let Transport::Caller(stream) = &mut self.transport {
+            stream.become_tunnel();
+        }
+    }
+
     /// Discards a head that was not sent.
     pub fn discard_head(&mut self) {
         match &mut self.transport {

@@ -1,7 +1,8 @@
 // Calls through the gateway from Node, as a program of a fleet would.
 //
 // usage: node caller.mjs KIND PROXY PLAIN SECURE CA COUNT
-// KIND: fetch (undici's ProxyAgent, which tunnels), forward (undici, absolute targets), http (Node's own modules).
+// KIND: fetch (undici's ProxyAgent, which tunnels), forward (undici, absolute targets), http (Node's own modules), or
+// statuses (undici's ProxyAgent: one GET after the other, whose statuses are printed).
 // PLAIN and SECURE are base URLs of an origin that answers a GET with its path and a POST with its content.
 
 import { readFileSync } from "node:fs";
@@ -62,6 +63,18 @@ function byHttp(method, url, body) {
       })
       .end();
   });
+}
+
+if (kind === "statuses") {
+  const dispatcher = new ProxyAgent({ uri: proxy, proxyTunnel: true });
+  const statuses = [];
+  for (let n = 0; n < Number(count); n++) {
+    const answer = await fetch(`${plain}/statuses/${n}`, { dispatcher });
+    await answer.text();
+    statuses.push(answer.status);
+  }
+  console.log(statuses.join(" "));
+  process.exit(0);
 }
 
 const call = { fetch: byFetch(true), forward: byFetch(false), http: byHttp }[kind];

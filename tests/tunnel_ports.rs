@@ -1,0 +1,197 @@
+//! Ports of tunnels: TLS and other protocols at listed ports, plain HTTP alone at others, and port 80.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use crate::support::certs::{Authority, Fault, client_hello as hello};
+use crate::support::stage::{Before, connect, get, opens};
+use crate::support::*;
+
+/// A fatal alert, access_denied.
+const DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+const FULL: &str = "when_full = \"refuse\"";
+
+/// Settings under which this origin's port may carry TLS, too.
+fn listed(origin: &Origin) -> String {
+    format!("[access]\nconnect_ports = [443, {}]\n\n", origin.port())
+}
+
+/// An open tunnel; no byte has passed in it.
+#[track_caller]
+fn tunnel(gateway: &Gateway, to: &str) -> Caller {
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(connect(to, "")).answer_to("CONNECT").status, 200);
+    caller
+}
+
+#[test]
+fn at_other_ports_a_tunnel_carries_nothing_but_plain_http() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&(limit(9, "1h", "") + "[timeouts]\nhead = \"2s\"\n"));
+    let to = origin.authority();
+    for _ in 0..2 {
+        assert_eq!(tunnel(&gateway, &to).send(hello("127.0.0.1", None)).rest().0, DENIED);
+    }
+    let line = gateway.log_line("refused_by=access");
+    assert!(line.contains("connect_ports") && line.contains(" 200 "), "{line}");
+    gateway.complains("is not in [access] connect_ports");
+    assert_eq!(gateway.stderr().matches("is not in [access] connect_ports").count(), 1, "{}", gateway.stderr());
+    let other = tunnel(&gateway, &to).send("EHLO mail.example\r\n\r\n").answer();
+    check_ours(&other, 400, "http_request_error");
+    // A server that would speak first is not asked.
+    tunnel(&gateway, &to).expect_end();
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn an_intercepted_host_speaks_tls_at_listed_ports_only() {
+    let before = Before::new();
+    let (secure, plain) = (Origin2::start(before.authority.both_config(Fault::None)), Origin::start());
+    let toml = limit(9, "1h", "").replace("127.0.0.1", "localhost") + &opens(&["localhost"], &[443], &before.trust);
+    let stage = before.gateway_with(&toml);
+    assert_eq!(tunnel(&stage.gateway, &secure.name()).send(hello("localhost", None)).rest().0, DENIED);
+    let to = format!("localhost:{}", plain.port());
+    assert_eq!(tunnel(&stage.gateway, &to).send(get(&to, "/plain")).answer().text(), "/plain");
+    assert_eq!(secure.connections(), 0);
+}
+
+/// A server that says `first`, and then repeats what it hears.
+fn echo(first: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread(move || {
+                stream.write_all(first).ok();
+                let mut bytes = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                    stream.write_all(&bytes[..count]).ok();
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn other_protocols_pass_at_listed_ports_and_count_as_a_connection() {
+    let ssh = "SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13\r\n";
+    let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    // The last two might become a request, and are held for as long as one takes to begin.
+    for first in [ssh, http2, "NICK somebody\r\n", "\0\u{1}\u{2}", "*1\r\n$4\r\nPING\r\n", "HELO", "one word more"] {
+        let port = echo(b"");
+        let toml = limit(1, "1h", FULL) + &format!("[access]\nconnect_ports = [{port}]\n");
+        let gateway = Gateway::start(&toml);
+        let to = format!("127.0.0.1:{port}");
+        let mut inside = tunnel(&gateway, &to);
+        assert_eq!(inside.send(first).bytes(first.len()), first.as_bytes());
+        // From here on it may look like anything.
+        let more = get(&to, "/");
+        assert_eq!(inside.send(&more).bytes(more.len()), more.as_bytes());
+        check_ours(&gateway.exchange(connect(&to, "")), 429, "http_request_error");
+        inside.hang_up();
+        check_ours(&gateway.exchange(connect(&to, "")), 429, "http_request_error");
+    }
+}
+
+#[test]
+fn a_server_that_speaks_first_makes_its_tunnel_an_opaque_one() {
+    let port = echo(b"220 ready\r\n");
+    let gateway = Gateway::start(&(limit(1, "1h", FULL) + &format!("[access]\nconnect_ports = [{port}]\n")));
+    let to = format!("127.0.0.1:{port}");
+    let mut inside = tunnel(&gateway, &to);
+    assert_eq!(inside.bytes(11), b"220 ready\r\n");
+    let mail = "MAIL FROM:<a@b.example> HTTP/1.1\r\n";
+    assert_eq!(inside.send(mail).bytes(mail.len()), mail.as_bytes());
+    check_ours(&gateway.exchange(connect(&to, "")), 429, "http_request_error");
+}
+
+#[test]
+fn a_tunnel_that_says_nothing_keeps_its_slot_for_its_time_only() {
+    let origin = Origin::start();
+    let toml = limit(1, "300ms", "max_wait = \"60s\"") + &listed(&origin);
+    let gateway = Gateway::start(&toml);
+    let to = origin.authority();
+    let mut silent = tunnel(&gateway, &to);
+    assert_eq!(gateway.get(&origin.url("/")).status, 200, "its slot opens again, though it is open");
+    // It may still turn out to carry plain HTTP.
+    assert_eq!(silent.send(get(&to, "/late")).answer().text(), "/late");
+    assert_eq!(silent.send(get(&to, "/later")).answer().text(), "/later");
+    one_window(1, Duration::from_millis(300), &origin.stamps());
+}
+
+#[test]
+fn a_request_for_a_further_proxy_passes_at_a_listed_port() {
+    let port = echo(b"");
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\nconnect_ports = [{port}]\n"));
+    let mut inside = tunnel(&gateway, &format!("127.0.0.1:{port}"));
+    let further = connect("origin.example:443", "");
+    assert_eq!(inside.send(&further).bytes(further.len()), further.as_bytes());
+}
+
+/// Port 80 of a loopback address of this test's own; `None` if this user may not listen there.
+fn port_80() -> Option<(TcpListener, IpAddr)> {
+    let unique = free_port().to_be_bytes();
+    let addr = IpAddr::from(Ipv4Addr::new(127, 80, unique[0], unique[1]));
+    match TcpListener::bind(SocketAddr::new(addr, 80)) {
+        Ok(listener) => Some((listener, addr)),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => None,
+        Err(error) => panic!("port 80 of {addr}: {error}"),
+    }
+}
+
+#[test]
+fn port_80_is_read_as_plain_http_whether_it_is_listed_or_not() {
+    let Some((listener, addr)) = port_80() else {
+        return eprintln!("not tested: this user may not listen at port 80");
+    };
+    thread(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread(move || {
+                let mut bytes = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                    let http = bytes.starts_with(b"GET / HTTP/1.1\r\n");
+                    let said =
+                        if http { &b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhttp"[..] } else { &bytes[..count] };
+                    stream.write_all(said).ok();
+                }
+            });
+        }
+    });
+    let to = format!("{addr}:80");
+    let toml = limit(2, "1h", FULL).replace("127.0.0.1", &addr.to_string());
+    for (access, is_listed) in [("", false), ("[access]\nconnect_ports = [80, 443]\n", true)] {
+        let gateway = Gateway::start(&(toml.clone() + access));
+        let mut inside = tunnel(&gateway, &to);
+        let ask = format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+        assert_eq!(inside.send(&ask).answer().text(), "http");
+        let hello = hello(&addr.to_string(), None);
+        let mut secure = tunnel(&gateway, &to);
+        if !is_listed {
+            assert_eq!(secure.send(&hello).rest().0, DENIED);
+            continue;
+        }
+        assert_eq!(secure.send(&hello).bytes(hello.len()), hello, "it takes the second slot");
+        // The third is refused inside: the tunnels were there before.
+        check_ours(&inside.send(&ask).answer(), 429, "http_request_error");
+        let (rest, stop) = tunnel(&gateway, &to).send(&hello).rest();
+        assert!(rest.is_empty() && stop != stream::Stop::Silence, "{rest:?} {stop:?}");
+        let lines = || gateway.lines().into_iter().filter(|line| line.contains("refused_by=limit"));
+        eventually("it is logged", || lines().any(|line| line.contains(&format!("CONNECT {to} 200"))));
+    }
+}
+
+#[test]
+fn tls_at_a_listed_port_is_the_callers_own_affair_still() {
+    let authority = Authority::new();
+    let origin =
+        Origin::scripted_tls(authority.server_config(Fault::None), |request, link| link.answer(200, &request.target));
+    let gateway = Gateway::start(&(limit(1, "1h", FULL) + &listed(&origin)));
+    let mut inside = tunnel(&gateway, &origin.authority()).into_tls("127.0.0.1", &authority);
+    for path in ["/1", "/2"] {
+        assert_eq!(inside.send(get("127.0.0.1", path)).answer().text(), path);
+    }
+    check_ours(&gateway.exchange(connect(&origin.authority(), "")), 429, "http_request_error");
+}
