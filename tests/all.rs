@@ -31,6 +31,7 @@ mod hostile; // peers that do what nobody should
 mod http2; // many requests on one connection, each with its own permit
 mod http2_floods; // frames without end: their connection ends, others go on
 mod http2_origins; // one connection multiplexed, its rules kept, nothing lost
+mod idle_origins; // an end that an origin has announced costs no request
 mod interception; // a named host is opened, and every request inside counts
 mod keys; // what a limit matches and is counted per
 mod limits; // the promise: never more than N in any span of T

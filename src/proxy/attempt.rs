@@ -21,6 +21,7 @@ use super::body::{Body, Replay};
 use super::checkout::{check_out, discard_response};
 use super::claims::Pushback;
 use super::first_bytes::HelloGuard;
+use super::idle_timeout;
 use super::outcome::{Failure, Tunnel};
 use super::permit_request::{self, LatePermits};
 use super::plan::Plan;
@@ -262,7 +263,11 @@ async fn send(
     let read = read_response::read_response(session, ready, body).await;
     (log.body, log.bytes_in) = (BodyRead::of(body), body.moved);
     match read {
-        Ok(()) => Ok(SendResult::Answered(flight)),
+        Ok(()) => {
+            let clock = session.worker.snapshot.gate.clock();
+            ready.usable_until = idle_timeout::usable_until(&session.response, || clock.now());
+            Ok(SendResult::Answered(flight))
+        }
         Err(NoResponse::RefusedStream) => Ok(SendResult::Unanswered(RetryReason::RefusedStream(Offer::Http2))),
         Err(NoResponse::WantsHttp1) => Ok(SendResult::Unanswered(RetryReason::RefusedStream(Offer::Http1))),
         Err(NoResponse::ConnectionLost) => Ok(SendResult::Unanswered(RetryReason::ConnectionLost)),

@@ -27,7 +27,7 @@ pub(super) async fn check_out(
         return Ok(pinned);
     }
     if let Some(mut held) = held
-        && held.is_good()
+        && held.is_good(snapshot.gate.clock().now())
     {
         return Ok(held);
     }
@@ -48,9 +48,9 @@ pub(super) fn keep(session: &Session, plan: &Plan, ready: OriginConn) {
         return;
     }
     if is_pinned(session, &ready) {
-        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.snapshot.gate.clock().now());
+        session.pinned.keep(plan.pin_key(session), ready, session.worker.snapshot.gate.clock().now());
     } else {
-        session.worker.pool.keep(&plan.upstream, ready.conn);
+        session.worker.pool.keep(&plan.upstream, ready);
     }
 }
 

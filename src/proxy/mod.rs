@@ -9,7 +9,7 @@
 //! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] [`metrics`] [`trace`] `tunnel_warnings` |
 //! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
-//! | origin | `upstream` `h2_pool` `send` (the only door out) `pool` `pinned` |
+//! | origin | `upstream` `h2_pool` `idle_timeout` `send` (the only door out) `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `outcome` |
 //! | writing | `trailers` `body` `serialize` `local_response` `checkout` (a connection for one request) |
 //! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
@@ -43,6 +43,7 @@ mod h2_pool;
 mod header_rules;
 mod host;
 mod http2;
+mod idle_timeout;
 mod intercept;
 mod json;
 pub mod key;

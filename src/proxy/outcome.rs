@@ -80,11 +80,11 @@ impl Tunnel {
     }
 
     /// Gives back its slots, unless they have settled, and returns its connection then, on which nothing was sent.
-    pub(super) fn into_unused(self) -> Option<Conn> {
+    pub(super) fn into_unused(mut self) -> Option<OriginConn> {
         if self.is_counted {
             return None;
         }
         drop(self.flight.nothing_left());
-        Some(self.origin)
+        Some(OriginConn::new(self.origin.take_stream()))
     }
 }

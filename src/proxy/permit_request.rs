@@ -200,7 +200,7 @@ pub(super) async fn obtain_again(
     drop(late);
     let ready = if ready.pinned {
         // Pinned: the next attempt finds it there. No other connection replaces it, because the login is on this one.
-        session.pinned.keep(plan.pin_key(session), ready.conn, session.worker.snapshot.gate.clock().now());
+        session.pinned.keep(plan.pin_key(session), ready, session.worker.snapshot.gate.clock().now());
         None
     } else {
         Some(ready)

@@ -13,7 +13,6 @@ use super::send::OriginConn;
 use super::upstream::Upstream;
 use crate::locker::Caller;
 use crate::time::Time;
-use crate::wire::Conn;
 
 /// Most connections kept for one caller's connection, which can log in at any number of origins.
 const MAX_PINNED: usize = 8;
@@ -35,7 +34,7 @@ pub(super) struct PinKey {
 /// An idle pinned connection.
 struct Pin {
     key: PinKey,
-    conn: Conn,
+    ready: OriginConn,
     /// Time from which it is idle.
     since: Time,
 }
@@ -57,25 +56,25 @@ impl Pinned {
         let mut pins = self.0.borrow_mut();
         pins.retain(|pin| pin.key.version == key.version && now.since(pin.since) < idle);
         while let Some(at) = pins.iter().rposition(|pin| pin.key == *key) {
-            let mut ready = OriginConn { conn: pins.remove(at).conn, reused: true, pinned: true };
-            if ready.is_good() {
-                return Some(ready);
+            let mut ready = pins.remove(at).ready;
+            if ready.is_good(now) {
+                return Some(OriginConn { reused: true, pinned: true, ..ready });
             }
         }
         None
     }
 
     /// Keeps a connection for the next request. Its last message has ended.
-    pub(super) fn keep(&self, key: PinKey, mut conn: Conn, now: Time) {
-        if !conn.is_between_messages() {
+    pub(super) fn keep(&self, key: PinKey, mut ready: OriginConn, now: Time) {
+        if !ready.conn.is_between_messages() {
             return;
         }
-        conn.release_buffers();
+        ready.conn.release_buffers();
         let mut pins = self.0.borrow_mut();
         if pins.len() >= MAX_PINNED {
             pins.remove(0);
         }
-        pins.push(Pin { key, conn, since: now });
+        pins.push(Pin { key, ready, since: now });
     }
 
     /// Closes all connections before the caller's connection is replaced. Streams of the old one
@@ -106,8 +105,8 @@ mod tests {
         PinKey { upstream: Upstream { origin, reach: Reach::Public }, caller: Caller(1), version }
     }
 
-    async fn dialled(listener: &TcpListener) -> Conn {
-        Conn::new(Stream::plain(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()))
+    async fn dialled(listener: &TcpListener) -> OriginConn {
+        OriginConn::new(Stream::plain(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()))
     }
 
     #[tokio::test]

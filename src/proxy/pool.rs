@@ -29,8 +29,8 @@ use crate::locker::Caller;
 use crate::net::dial::{self, DialStrategy, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
+use crate::wire::Stream;
 use crate::wire::http2::H2Conn;
-use crate::wire::{Conn, Stream};
 
 /// Connections of one runtime to origins, and the means to dial new ones.
 pub(super) struct OriginPool {
@@ -93,7 +93,7 @@ impl Drop for PreconnectSlot {
 
 /// An idle connection of HTTP/1.1.
 struct IdleConn {
-    conn: Conn,
+    ready: OriginConn,
     /// Time from which it is idle.
     since: Time,
 }
@@ -141,8 +141,8 @@ impl OriginPool {
     /// Takes an idle connection that meets the requirement: a stream on a shared one, or a kept one that is still
     /// usable.
     ///
-    /// Connections that have been closed by their origin, or have unread bytes, are dropped on the
-    /// way. Never waits.
+    /// Connections that have been closed by their origin, have unread bytes, or are near the end that
+    /// it has announced are dropped on the way. Never waits.
     pub(super) fn idle(&self, origin: &Upstream, want: ConnRequirement) -> Option<OriginConn> {
         if want.fresh != Freshness::Any {
             return None;
@@ -158,12 +158,12 @@ impl OriginPool {
         }
         let now = self.clock.now();
         loop {
-            let IdleConn { mut conn, since } = self.lock().get_mut(origin)?.pop()?;
-            let is_good =
-                if now.since(since) < JUST_READ { conn.stream.seems_reusable() } else { conn.stream.is_reusable() };
-            if is_good {
+            let IdleConn { mut ready, since } = self.lock().get_mut(origin)?.pop()?;
+            let stream = &mut ready.conn.stream;
+            let is_open = if now.since(since) < JUST_READ { stream.seems_reusable() } else { stream.is_reusable() };
+            if is_open && now < ready.usable_until {
                 self.metrics.reused.add_one();
-                return Some(OriginConn { conn, reused: true, pinned: false });
+                return Some(OriginConn { reused: true, pinned: false, ..ready });
             }
         }
     }
@@ -308,12 +308,12 @@ impl OriginPool {
     ///
     /// Dropped instead, which closes it: a connection in the middle of a message, and any beyond
     /// `idle_per_origin`.
-    pub(super) fn keep(&self, origin: &Upstream, mut conn: Conn) {
-        if !conn.is_between_messages() {
+    pub(super) fn keep(&self, origin: &Upstream, mut ready: OriginConn) {
+        if !ready.conn.is_between_messages() {
             return;
         }
-        conn.release_buffers();
-        let idle = IdleConn { conn, since: self.clock.now() };
+        ready.conn.release_buffers();
+        let idle = IdleConn { ready, since: self.clock.now() };
         if self.settings.idle_per_origin == 0 {
             return;
         }
@@ -331,9 +331,7 @@ impl OriginPool {
         let now = self.clock.now();
         self.h2.reap(self.settings.idle_timeout, now);
         self.lock().retain(|_, kept| {
-            kept.retain_mut(|idle| {
-                now.since(idle.since) < self.settings.idle_timeout && idle.conn.stream.is_reusable()
-            });
+            kept.retain_mut(|idle| now.since(idle.since) < self.settings.idle_timeout && idle.ready.is_good(now));
             !kept.is_empty()
         });
     }

@@ -18,6 +18,8 @@ pub(super) struct OriginConn {
     pub(super) reused: bool,
     /// True if it belongs to the caller's connection, see [`pinned`](super::pinned).
     pub(super) pinned: bool,
+    /// Time until which it can be used, as its origin has announced.
+    pub(super) usable_until: Time,
 }
 
 /// Reason for which a request's head was not sent.
@@ -31,13 +33,13 @@ pub(super) enum SendError {
 impl OriginConn {
     /// A connection that was just opened.
     pub(super) fn new(stream: Stream) -> OriginConn {
-        OriginConn { conn: Conn::new(stream), reused: false, pinned: false }
+        OriginConn { conn: Conn::new(stream), reused: false, pinned: false, usable_until: Time::NEVER }
     }
 
     /// A stream on a connection that other requests share.
     pub(super) fn shared(stream: Box<OriginStream>) -> OriginConn {
         let reused = stream.is_reused();
-        OriginConn { conn: Conn::new(Stream::origin(stream)), reused, pinned: false }
+        OriginConn { reused, ..OriginConn::new(Stream::origin(stream)) }
     }
 
     /// Marks the connection as dialled for other requests too; they continue once the origin has
@@ -65,8 +67,8 @@ impl OriginConn {
 
     /// True if the connection is still usable, and nothing was received on it since it was made
     /// ready.
-    pub(super) fn is_good(&mut self) -> bool {
-        self.conn.input.is_empty() && self.conn.stream.is_reusable()
+    pub(super) fn is_good(&mut self, now: Time) -> bool {
+        now < self.usable_until && self.conn.input.is_empty() && self.conn.stream.is_reusable()
     }
 
     /// Writes the bytes that were appended to the connection (a head, and the start of its body),

@@ -88,7 +88,7 @@ pub(super) async fn wait(
         }
         (decision, unused) => {
             if let (PreconnectState::Connected(ready), Some(plan)) = (unused, plan) {
-                session.worker.pool.keep(&plan.upstream, ready.conn);
+                session.worker.pool.keep(&plan.upstream, ready);
             }
             match decision {
                 Some(Err(refused)) => Ok(Err(refused)),
