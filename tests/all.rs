@@ -62,5 +62,6 @@ mod translation; // between HTTP/1.1 and HTTP/2 nothing is lost or smuggled
 mod tuning; // limits changed while requests wait
 mod tunnel_ports; // what a tunnel may carry, by its port
 mod unchanged; // programs that know nothing of us: each of their requests is counted
+mod upgrades; // content comes before the new protocol
 mod waiting; // in turn, at once, and forgotten when gone
 mod windows; // flow control of HTTP/2 follows what is consumed

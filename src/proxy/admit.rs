@@ -160,7 +160,7 @@ fn plan(
     log.claimed(session, &claims);
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let access = &session.worker.snapshot.access;
-    let upgrade = header_rules::wants_upgrade(head, options, length, |protocol| access.may_upgrade_to(protocol));
+    let upgrade = header_rules::wants_upgrade(head, options, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, trace: log.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
     // A tunnel needs a new connection, one that carried no requests before.

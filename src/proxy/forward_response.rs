@@ -58,6 +58,8 @@ pub(super) async fn run(
         let (length, pinned) = (Length::Empty, false);
         let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations, pinned };
         serialize::buffer_response(&session.response, returned, &mut session.conn);
+        send_rest(session, &mut ready, &mut body).await?;
+        log.bytes_in = body.moved;
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
     let from = framing::of_response(&session.response, session.head.method())
@@ -86,6 +88,35 @@ pub(super) async fn run(
     }
     drop(flight);
     Ok(if keep_caller && body.has_ended() { Outcome::Keep } else { Outcome::Close })
+}
+
+/// Sends the rest of a request's body before its connection changes protocol: the bytes behind it are those of the new
+/// protocol (RFC 9110 §7.8). The caller receives the 101 meanwhile.
+///
+/// # Errors
+/// [`Failure::Truncated`] if either side breaks off, the body is malformed, or nothing moves until `[timeouts] idle`.
+async fn send_rest(session: &mut Session, ready: &mut OriginConn, body: &mut Body) -> Result<(), Failure> {
+    let idle = session.worker.snapshot.timeouts.idle;
+    let Session { conn, deadline, .. } = session;
+    let mut moved = u64::MAX;
+    poll_fn(|cx| {
+        if body.has_ended() && !ready.conn.has_pending() {
+            return Poll::Ready(Ok(()));
+        }
+        if conn.poll_flush(cx).map_err(|_| Failure::Truncated)?.is_ready() {
+            match body.poll_move(cx, conn, &mut ready.conn) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Truncated)),
+                Poll::Pending => {}
+            }
+        }
+        if body.moved != moved {
+            moved = body.moved;
+            deadline.set(idle);
+        }
+        deadline.poll_expired(cx).map(|()| Err(Failure::Truncated))
+    })
+    .await
 }
 
 /// Length that the head states. A response of HTTP/2 may end with its head and name no length; in

@@ -96,20 +96,11 @@ pub(super) struct Outgoing {
 /// True if the request asks for protocols all of which it `may` change to; if not, it is forwarded
 /// without the Upgrade field.
 ///
-/// Limits do not see traffic after the change, so few protocols are allowed. The upgrade of a
-/// request with a body is not forwarded: the body's bytes could be taken for the new protocol's.
-pub(super) fn wants_upgrade(
-    head: &RequestHead,
-    options: ConnectionOptions,
-    length: Length,
-    may: impl Fn(&[u8]) -> bool,
-) -> bool {
+/// Limits do not see traffic after the change, so few protocols are allowed. A body is sent before the
+/// change, in its framing (RFC 9110 §7.8).
+pub(super) fn wants_upgrade(head: &RequestHead, options: ConnectionOptions, may: impl Fn(&[u8]) -> bool) -> bool {
     let mut protocols = head.all(Name::Upgrade).flat_map(members).peekable();
-    options.upgrade
-        && head.version() == Version::Http11
-        && length == Length::Empty
-        && protocols.peek().is_some()
-        && protocols.all(may)
+    options.upgrade && head.version() == Version::Http11 && protocols.peek().is_some() && protocols.all(may)
 }
 
 /// Calls `put` with every field of the request that is meant for the origin; leaves framing,

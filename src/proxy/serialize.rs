@@ -257,7 +257,7 @@ mod tests {
         let target = Targets::new(Vec::new()).find(&head, &Ingress::default()).unwrap();
         let length = crate::wire::framing::of_request(&head).unwrap();
         let options = ConnectionOptions::of(head.all(Name::Connection));
-        let upgrade = wants_upgrade(&head, options, length, |protocol| protocol == b"websocket");
+        let upgrade = wants_upgrade(&head, options, |protocol| protocol == b"websocket");
         let outgoing = Outgoing { length, options, upgrade, trace: None };
         let mut out = Vec::new();
         write_request(&head, &target, outgoing, &mut out);

@@ -69,7 +69,7 @@ fn admitted(head: &RequestHead) -> Option<(Target, Outgoing)> {
         return None;
     }
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
-    let upgrade = wants_upgrade(head, options, length, |protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+    let upgrade = wants_upgrade(head, options, |protocol| protocol.eq_ignore_ascii_case(b"websocket"));
     Some((target, Outgoing { length, options, upgrade, trace: None }))
 }
 
