@@ -172,6 +172,24 @@ fn streams_of_one_caller_share_its_login_and_other_connections_do_not() {
 }
 
 #[test]
+fn a_login_in_a_tunnel_with_plain_http_belongs_to_that_tunnel() {
+    let (origin, stage) = (origin("NTLM"), gateway());
+    let to = origin.authority();
+    let [mut alice, mut other] = [(); 2].map(|()| {
+        let mut caller = stage.gateway.caller();
+        assert_eq!(caller.send(stage::connect(&to, "")).answer_to("CONNECT").status, 200);
+        caller
+    });
+    let ask = |authorization: &str| ask("/", authorization).replace("Host: a", &format!("Host: {to}"));
+    for (leg, status) in [(NEGOTIATE, 401), (AUTHENTICATE, 200)] {
+        assert_eq!(other.send(ask("")).answer().status, 401);
+        assert_eq!(alice.send(ask(&format!("NTLM {leg}alice"))).answer().status, status);
+    }
+    assert_eq!((other.send(ask("")).answer().status, alice.send(ask("")).answer().text().as_str()), (401, "alice"));
+    assert_eq!(stage.gateway.caller().send(self::ask(&origin.url("/"), "")).answer().status, 401);
+}
+
+#[test]
 fn a_login_that_waits_in_line_keeps_its_connection() {
     let origin = Arc::new(origin("NTLM"));
     let stage = Before::new().gateway_on_one_core(&limit(1, "400ms", ""), &[1]);
