@@ -74,6 +74,35 @@ fn a_file_that_is_no_toml_is_shown_where_it_breaks() {
 }
 
 #[test]
+fn a_report_prints_no_control_characters_of_the_file() {
+    let dir = Dir::new();
+    for text in [
+        "requests = \x1b[31mX\n",
+        "[[limit]]\nname = \"a\x1b[31mb\"\n",
+        "[[limit]]\n\"x\\u001b[31m\" = 1\n",
+        "[\x1b[31m]\n",
+    ] {
+        dir.write("proxy.toml", text);
+        let output = run(&dir, &["check", "-c", "proxy.toml"]);
+        let shown = all_of(&output);
+        assert_eq!(output.status.code(), Some(2), "{shown:?}");
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+    }
+}
+
+#[test]
+fn a_wrong_file_is_2_for_every_command_that_reads_it() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", "requests = \n");
+    for args in [&["check"][..], &["run"], &["env"], &["exec", "--", "true"], &["ca", "show"], &["top"]] {
+        for file in ["proxy.toml", "absent.toml"] {
+            let output = run(&dir, &[args[..1].to_vec(), vec!["-c", file], args[1..].to_vec()].concat());
+            assert_eq!(output.status.code(), Some(2), "{args:?} {file}: {}", all_of(&output));
+        }
+    }
+}
+
+#[test]
 fn a_check_says_in_a_sentence_what_a_limit_means() {
     let dir = Dir::new();
     dir.write("proxy.toml", "[[limit]]\nmatch = { host = \"api.partner.example\" }\nrequests = 5\nper = \"800ms\"\n");

@@ -17,11 +17,11 @@ use std::process::ExitCode;
 use super::variables::{Variables, variables};
 use super::{load_settings, print_error};
 
-/// Returns 0, or 1 if the configuration is invalid, names port 0, or the certificate bundles cannot
-/// be written.
+/// Returns 0; 2 if the configuration is invalid; 1 if it names port 0, or the certificate bundles
+/// cannot be written.
 pub(super) fn env(config_arg: Option<&Path>) -> ExitCode {
     let Some((_, settings)) = load_settings(config_arg) else {
-        return ExitCode::FAILURE;
+        return ExitCode::from(2);
     };
     match variables(&settings, &|name| std::env::var_os(name)) {
         Ok(variables) => {

@@ -184,7 +184,7 @@ impl fmt::Display for Report {
             Severity::Warning => "warning",
         };
         let gutter = self.line.to_string().len() + 1;
-        writeln!(out, "{kind}: {}", self.message)?;
+        writeln!(out, "{kind}: {}", printable(&self.message))?;
         writeln!(out, "{:gutter$}--> {}:{}:{}", "", self.file, self.line, self.column)?;
         writeln!(out, "{:gutter$} |", "")?;
         writeln!(out, "{:>gutter$} | {}", self.line, printable(&self.text))?;
@@ -196,14 +196,9 @@ impl fmt::Display for Report {
             .map(|c| if c == '\t' { '\t' } else { ' ' })
             .collect();
         let carets = "^".repeat(self.width);
-        let Some((first, more)) = self.advice.split_once('\n') else {
-            return writeln!(out, "{:gutter$} | {indent}{carets} {}", "", self.advice);
-        };
-        writeln!(out, "{:gutter$} | {indent}{carets} {first}", "")?;
-        for line in more.lines() {
-            writeln!(out, "{:gutter$} | {line}", "")?;
-        }
-        Ok(())
+        let mut advice = self.advice.split('\n').map(printable);
+        writeln!(out, "{:gutter$} | {indent}{carets} {}", "", advice.next().unwrap_or_default())?;
+        advice.try_for_each(|line| writeln!(out, "{:gutter$} | {line}", ""))
     }
 }
 
