@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use crate::admin::{listener, queued};
 use crate::support::caller2::{get, wait};
 use crate::support::certs::{Authority, Fault};
+use crate::support::frames::{Fate, Frame, Frames};
 use crate::support::gateway::Dir;
 use crate::support::stage::{Before, Stage, connect, counted};
 use crate::support::*;
@@ -285,6 +286,34 @@ fn http2_begins_only_where_a_connection_begins() {
     caller.send(frames::PREFACE);
     let (rest, _) = caller.rest();
     assert!(rest.starts_with(b"HTTP/1.1 4") || rest.starts_with(b"HTTP/1.1 5"), "{:?}", String::from_utf8_lossy(&rest));
+}
+
+#[test]
+fn a_connection_that_does_not_begin_with_settings_is_ended() {
+    let (gateway, origin) = (Gateway::start(UNLIMITED), Origin::start());
+    let get = Frame::get(1, &origin.authority(), "/");
+    for first in
+        [Frame::new(frames::PING, 0, 0, *b"12345678"), get.clone(), Frame::new(frames::SETTINGS, frames::ACK, 0, [])]
+    {
+        let mut caller = gateway.caller();
+        caller.send([frames::PREFACE, &first.bytes(), &get.bytes()].concat());
+        assert_eq!(Frames::begun(&mut caller.stream).fate(1), Fate::Goaway(1), "{first:?}");
+    }
+    assert_eq!(origin.count(), 0);
+    let mut caller = gateway.caller();
+    let mut frames = Frames::caller(&mut caller.stream);
+    frames.send(&get);
+    assert_eq!(frames.fate(1), Fate::Answered(200));
+}
+
+#[test]
+fn an_expectation_that_nobody_knows_is_refused_in_either_version() {
+    let (gateway, origin) = (Gateway::start(UNLIMITED), Origin::start());
+    let request = |value: &str| Request::get(origin.url("/")).header("expect", value).body(()).unwrap();
+    let caller = Caller2::plain(gateway.addr);
+    check_ours(&caller.start(request("200-maybe"), More::None).answer(), 417, "http_request_error");
+    assert_eq!(caller.start(request("100-continue"), More::None).answer().status, 200);
+    assert_eq!(origin.count(), 1);
 }
 
 #[test]

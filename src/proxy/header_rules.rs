@@ -77,7 +77,7 @@ fn is_end_to_end(name: &[u8]) -> bool {
 /// no expectations.
 pub(super) fn has_unsupported_expect(head: &RequestHead) -> bool {
     let mut expected = head.all(Name::Expect).flat_map(members);
-    head.version() == Version::Http11 && expected.any(|one| !one.eq_ignore_ascii_case(b"100-continue"))
+    head.version() != Version::Http10 && expected.any(|one| !one.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Settings for the head of a forwarded request.

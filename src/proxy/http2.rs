@@ -33,7 +33,7 @@ use super::worker::Worker;
 use super::{exchange, tunnel};
 use crate::net::drain::ShutdownWatch;
 use crate::time::Time;
-use crate::wire::http2::{H2CallerConn, IncomingRequest};
+use crate::wire::http2::{H2CallerConn, IncomingRequest, KickReason};
 use crate::wire::{Conn, Length, Stream, framing};
 
 /// Abuse score that ends a connection if it grows by that much within [`ABUSE_SPAN`]: 1000 resets
@@ -188,9 +188,11 @@ impl H2Server<'_> {
                 self.has_room = true;
             }
             let polled = self.conn.poll_request(cx);
-            if self.stage != H2ServerState::Over && self.is_abusive() {
-                tracing::debug!(peer = %self.common.peer, "HTTP/2 connection closed: too many resets, settings or pings");
-                self.conn.kick();
+            if self.stage != H2ServerState::Over
+                && let Some(reason) = self.kick_reason()
+            {
+                tracing::debug!(peer = %self.common.peer, ?reason, "HTTP/2 connection closed");
+                self.conn.kick(reason);
                 self.deadline.set(GOAWAY_TIMEOUT);
                 self.stage = H2ServerState::Over;
                 continue;
@@ -229,6 +231,14 @@ impl H2Server<'_> {
     fn close(&mut self) {
         self.conn.send_goaway();
         self.stage = H2ServerState::Closing;
+    }
+
+    /// Reason to end the connection at once, if there is one.
+    fn kick_reason(&mut self) -> Option<KickReason> {
+        if self.conn.begins_wrongly() {
+            return Some(KickReason::Violation);
+        }
+        self.is_abusive().then_some(KickReason::Abuse)
     }
 
     /// True if the abuse score has grown by [`MAX_ABUSE`] within the current span.

@@ -181,6 +181,11 @@ impl<'a> Frames<'a> {
         frames
     }
 
+    /// A side that has begun by hand.
+    pub(crate) fn begun(stream: &'a mut Stream) -> Frames<'a> {
+        Frames { stream }
+    }
+
     /// An origin's side, once a head `PRI *` was read: takes the preface's end and sends SETTINGS.
     pub(crate) fn origin(stream: &'a mut Stream) -> Frames<'a> {
         let end = stream.take(6, Instant::now() + PATIENCE).expect("the preface's end comes");

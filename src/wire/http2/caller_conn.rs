@@ -39,6 +39,15 @@ pub struct H2CallerConn<S: LowerStream> {
     released: Released<S>,
 }
 
+/// Reason for which a connection is ended at once (RFC 9113 §7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KickReason {
+    /// Too many frames that cause work for nothing (ENHANCE_YOUR_CALM).
+    Abuse,
+    /// A violation that `h2` does not see (PROTOCOL_ERROR).
+    Violation,
+}
+
 /// Request of a caller: its head, and the stream for its content and its response.
 pub struct IncomingRequest {
     /// Pseudo-header fields and fields, as `h2` has decoded them.
@@ -128,11 +137,19 @@ impl<S: LowerStream> H2CallerConn<S> {
         self.connection.graceful_shutdown();
     }
 
-    /// Ends the connection at once for abuse (ENHANCE_YOUR_CALM, RFC 9113 §7).
+    /// Ends the connection at once.
     ///
     /// Running requests end with the connection.
-    pub fn kick(&mut self) {
-        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    pub fn kick(&mut self, reason: KickReason) {
+        self.connection.abrupt_shutdown(match reason {
+            KickReason::Abuse => Reason::ENHANCE_YOUR_CALM,
+            KickReason::Violation => Reason::PROTOCOL_ERROR,
+        });
+    }
+
+    /// True if the caller's first frame was not SETTINGS (RFC 9113 §3.4).
+    pub fn begins_wrongly(&self) -> bool {
+        self.wire.begins_wrongly()
     }
 
     /// Stream beneath the connection, once HTTP/2 is over.

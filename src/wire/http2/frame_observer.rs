@@ -31,6 +31,10 @@ pub(super) struct FrameObserver<S: LowerStream> {
     inbound: FrameParser,
     /// Parser of sent frames; only on a connection to an origin.
     outbound: Option<FrameParser>,
+    /// True once a frame was received.
+    has_begun: bool,
+    /// True if the first frame received was not SETTINGS.
+    begins_wrongly: bool,
     /// True if a head was written since the last flush.
     unflushed: bool,
 }
@@ -52,7 +56,16 @@ impl<S: LowerStream> FrameObserver<S> {
 
     fn new(stream: S, inbound: FrameParser, outbound: Option<FrameParser>) -> FrameObserver<S> {
         let (released, wire) = (Released::new(), Arc::default());
-        FrameObserver { stream, released, wire, inbound, outbound, unflushed: false }
+        FrameObserver {
+            stream,
+            released,
+            wire,
+            inbound,
+            outbound,
+            has_begun: false,
+            begins_wrongly: false,
+            unflushed: false,
+        }
     }
 
     /// State of the observed connection.
@@ -70,7 +83,12 @@ impl<S: LowerStream> FrameObserver<S> {
     /// for each read.
     fn received(&mut self, bytes: &[u8]) {
         let (mut abuse, mut goaway_last, mut messages, mut settings, mut acks) = (0, u32::MAX, 0, false, 0);
+        let (has_begun, mut begins_wrongly) = (&mut self.has_begun, false);
         self.inbound.parse(bytes, |event| match event {
+            // A connection begins with SETTINGS (RFC 9113 §3.4), which `h2` does not check.
+            FrameEvent::Start(frame) if !std::mem::replace(has_begun, true) && !frame.is_settings() => {
+                begins_wrongly = true;
+            }
             FrameEvent::End(frame) if frame.kind == frame_type::GOAWAY => {
                 goaway_last = goaway_last.min(frame.first & (u32::MAX >> 1))
             }
@@ -81,6 +99,10 @@ impl<S: LowerStream> FrameObserver<S> {
                 acks += u64::from(frame.is_settings_ack());
             }
         });
+        if begins_wrongly {
+            self.begins_wrongly = true;
+            self.wire.on_wrong_begin();
+        }
         // Liveness is checked on connections to origins only.
         if self.outbound.is_some() {
             self.wire.on_received(bytes.len(), messages);
@@ -136,6 +158,10 @@ impl<S: LowerStream> AsyncRead for FrameObserver<S> {
             return Poll::Ready(Err(kind.into()));
         }
         self.received(&into.filled()[before..]);
+        if self.outbound.is_some() && self.begins_wrongly {
+            // A caller is told the reason by its connection; an origin is not spoken to any more.
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -21,7 +21,7 @@ mod stream_content;
 mod window_growth;
 mod wire_state;
 
-pub use caller_conn::{CallerStream, H2CallerConn, IncomingRequest};
+pub use caller_conn::{CallerStream, H2CallerConn, IncomingRequest, KickReason};
 pub use convert::{FieldMap, can_carry_path, carried_path, filter_trailers, read_trailers, write_trailers};
 pub use h2_conn::H2Conn;
 pub use h2_conn_state::{HeadFlush, PongWait};

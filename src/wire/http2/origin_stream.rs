@@ -214,6 +214,9 @@ impl OriginStream {
                 _ => StreamFailure::Reset,
             };
         }
+        if self.guard.0.wire.begins_wrongly() {
+            return StreamFailure::ProtocolViolation;
+        }
         if self.guard.0.wire.is_unprocessed(*stream) {
             return StreamFailure::Refused;
         }

@@ -69,6 +69,8 @@ struct Inner {
     failure: Option<Arc<io::Error>>,
     /// Abuse score: received frames that carry neither a message nor window, weighted.
     abuse_score: u64,
+    /// True if the peer's first frame was not SETTINGS.
+    begins_wrongly: bool,
 }
 
 /// Progress of the peer's first settings.
@@ -108,6 +110,7 @@ impl Default for Inner {
             driver: None,
             failure: None,
             abuse_score: 0,
+            begins_wrongly: false,
         }
     }
 }
@@ -293,6 +296,16 @@ impl WireState {
     /// Abuse score of the peer.
     pub(super) fn abuse_score(&self) -> u64 {
         self.lock().abuse_score
+    }
+
+    /// True if the peer's first frame was not SETTINGS.
+    pub(super) fn begins_wrongly(&self) -> bool {
+        self.lock().begins_wrongly
+    }
+
+    /// Records that the peer's first frame was not SETTINGS.
+    pub(super) fn on_wrong_begin(&self) {
+        self.lock().begins_wrongly = true;
     }
 
     /// Counts received bytes, and frames that are part of a message.
