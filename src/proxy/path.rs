@@ -118,7 +118,9 @@ pub(super) fn escapes_root(path: &str) -> Result<bool, TooManyReadings> {
 fn is_plain(path: &str) -> bool {
     let mut before = 0;
     path.bytes().all(|byte| {
-        let odd = matches!(byte, b'%' | b';' | b'\\' | b'*') || (before == b'/' && matches!(byte, b'/' | b'.'));
+        let odd = !byte.is_ascii()
+            || matches!(byte, b'%' | b';' | b'\\' | b'*')
+            || (before == b'/' && matches!(byte, b'/' | b'.'));
         before = byte;
         !odd
     })
@@ -132,12 +134,13 @@ fn without_final_slash(path: &str) -> &str {
 
 /// Undoes every percent-encoding that makes no difference (RFC 3986 §6.2.2.2, and characters such
 /// as `{` and `|` that callers send raw although §3.3 forbids that), and writes all others in upper
-/// case. A `%` that encodes nothing becomes `%25`.
+/// case. Bytes beyond ASCII are encoded; a `%` that encodes nothing becomes `%25`. The result is
+/// ASCII.
 fn spell(path: &str) -> String {
     let mut spelt = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
-        spelt.push_str(&rest[..at]);
+        push_raw(&rest[..at], &mut spelt);
         rest = &rest[at + 1..];
         let hex = |digits: Option<&str>| {
             let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
@@ -155,8 +158,22 @@ fn spell(path: &str) -> String {
             spelt.push_str("%25");
         }
     }
-    spelt.push_str(rest);
+    push_raw(rest, &mut spelt);
     spelt
+}
+
+/// Writes text that was not percent-encoded. Bytes beyond ASCII are the same raw and encoded.
+fn push_raw(text: &str, spelt: &mut String) {
+    if text.is_ascii() {
+        return spelt.push_str(text);
+    }
+    for byte in text.bytes() {
+        if byte.is_ascii() {
+            spelt.push(char::from(byte));
+        } else {
+            spell_byte(byte, spelt);
+        }
+    }
 }
 
 /// Writes a byte that was percent-encoded. Visible characters stand for themselves, except those

@@ -186,7 +186,7 @@ impl PathPattern {
         if text.contains(['?', '#']) {
             return wrong("it is matched without the query, so it may hold no \"?\" and no \"#\"");
         }
-        if let Some(odd) = text.chars().find(|char| !char.is_ascii_graphic()) {
+        if let Some(odd) = text.chars().find(|char| char.is_whitespace() || char.is_control()) {
             return wrong(&format!("{odd:?} is never raw in a request's path; write it percent-encoded (%20)"));
         }
         let text = path::of_pattern(text);

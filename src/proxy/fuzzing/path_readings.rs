@@ -9,9 +9,9 @@ use crate::proxy::uri_origin::{Origin, Scheme};
 /// Paths: whatever a model of a server serves for it is among its readings, and a path that two spellings make the
 /// same has the same readings.
 pub fn path(input: &[u8]) {
-    // A request target is visible ASCII, and its path ends at the query.
-    let text: String = input.iter().map(|byte| char::from(byte & 0x7f)).take_while(|char| *char != '?').collect();
-    if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+    // A request target is visible, and its path ends at the query. Bytes beyond ASCII stand for letters there.
+    let text: String = input.iter().map(|byte| char::from(*byte)).take_while(|char| *char != '?').collect();
+    if !text.chars().all(|char| (char.is_ascii_graphic() || char > '\u{a0}') && char != '#') {
         return;
     }
     let path = format!("/{text}");
@@ -33,9 +33,9 @@ pub fn path(input: &[u8]) {
     assert!(folded.readings().all(|one| readings.iter().any(|reading| reading.eq_ignore_ascii_case(one))));
 }
 
-/// Percent-encoding of a letter or digit makes no difference (RFC 3986 §6.2.2.2).
+/// Percent-encoding of a letter or digit makes no difference (RFC 3986 §6.2.2.2), nor does that of a byte beyond ASCII.
 fn check_spellings(path: &str, readings: &[&str]) {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || !byte.is_ascii();
     // Digits behind a percent sign may be a part of an encoding.
     if path.contains('%') {
         return;

@@ -209,7 +209,7 @@ fn a_path_pattern_that_makes_no_sense_says_why() {
         ("/a#b", "query"),
         ("/a**", "whole segments"),
         ("/a b", "percent-encoded"),
-        ("/ä", "percent-encoded"),
+        ("/a\u{9b}", "percent-encoded"),
     ] {
         let error = PathPattern::parse(text).expect_err(text);
         assert!(error.contains(why), "{text}: {error}");
