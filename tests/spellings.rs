@@ -44,6 +44,61 @@ fn a_final_slash_and_needless_encodings_make_no_other_path() {
     assert_eq!(gateway.get(&origin.url("/Exact{1}")).status, 200, "letter case counts");
 }
 
+/// Text with these characters percent-encoded, in digits of either letter case.
+fn encoded(text: &str, is_encoded: impl Fn(char) -> bool, upper: usize) -> String {
+    let encode =
+        |(at, byte): (usize, u8)| if at % 2 == upper { format!("%{byte:02X}") } else { format!("%{byte:02x}") };
+    let spell = |char: char| match is_encoded(char) {
+        true => char.to_string().bytes().enumerate().map(encode).collect::<String>(),
+        false => char.to_string(),
+    };
+    text.chars().map(spell).collect()
+}
+
+#[test]
+fn what_browsers_send_raw_is_the_same_key_as_what_they_encode() {
+    let origin = Origin::start();
+    let gateway = once("key = [\"path[1]\", \"query:q\"]");
+    for name in ["caf\u{e9}", "\u{65e5}\u{672c}", "\u{1f980}", "a|b", "{a}", "\"a\"", "a^b", "a`b", "[a]", "<a>"] {
+        let target = |name: &str| format!("/{name}/x?q={name}");
+        let answer = gateway.get(&origin.url(&target(name)));
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        let arrived = target(&encoded(name, |char| !char.is_ascii(), 0).to_uppercase());
+        assert_eq!(origin.requests().pop().unwrap().target.to_uppercase(), arrived.to_uppercase(), "ASCII as it came");
+        let is_odd = |char: char| !char.is_ascii_alphanumeric();
+        for other in [encoded(name, is_odd, 0), encoded(name, is_odd, 1), encoded(name, |_| true, 1)] {
+            assert_eq!(gateway.get(&origin.url(&target(&other))).status, 429, "{name} and {other}");
+            assert_eq!(gateway.get(&origin.url(&format!("/{other}/x?q={name}"))).status, 429, "{name} and {other}");
+        }
+    }
+    let answer = Caller2::plain(gateway.addr).get(&origin.url("/caf\u{e9}/x?q=caf\u{e9}"));
+    assert_eq!(answer.status, 429, "and by HTTP/2: {}", answer.raw);
+}
+
+#[test]
+fn a_pattern_is_the_same_raw_and_encoded() {
+    let origin = Origin::start();
+    for pattern in ["/caf\u{e9}/**", "/caf%C3%A9/**", "/caf%c3%a9/**"] {
+        let gateway = once(&format!("match = {{ path = {pattern:?} }}"));
+        let paths = ["/caf\u{e9}/a", "/caf%C3%a9/b", "/x/../caf\u{e9}/c", "/caf%u00e9/d", "/caf%C3\u{e9}/e", "/cafe/f"];
+        let statuses = paths.map(|path| gateway.get(&origin.url(path)).status);
+        assert_eq!(statuses, [200, 429, 429, 429, 200, 200], "{pattern}");
+    }
+}
+
+#[test]
+fn a_target_with_control_characters_or_bytes_that_are_no_text_is_refused() {
+    let origin = Origin::start();
+    let gateway = once("");
+    for odd in [&b"\xe9"[..], b"\xc3", b"\xc0\xaf", b"\xed\xa0\x80", b"\x7f", b"\x01"] {
+        let request = [b"GET ", origin.url("/a").as_bytes(), odd, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        check_ours(&gateway.exchange(request), 400, "http_request_error");
+    }
+    let host = "GET http://caf\u{e9}.example/ HTTP/1.1\r\nHost: a\r\n\r\n";
+    check_ours(&gateway.exchange(host), 400, "http_request_error");
+    assert_eq!(origin.count(), 0);
+}
+
 #[test]
 fn a_path_that_can_be_read_in_too_many_ways_is_refused() {
     let origin = Origin::start();
@@ -173,7 +228,7 @@ fn a_cost_that_is_stated_twice_is_refused() {
 fn a_permit_is_asked_for_under_the_key_that_requests_have() {
     let origin = Origin::start();
     let gateway = once("key = [\"header:authorization\", \"query:k\", \"path[1]\"]");
-    let asked = "POST /v1/limits/once/acquire?key=BEARER++T&key=a%2Bb&key=x%7Cy HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
+    let asked = "POST /v1/limits/once/acquire?key=BEARER++T&key=a%2Bb&key=x%7Cy%C3%A9 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(gateway.exchange(asked).status, 200);
-    assert_eq!(statuses(&gateway, &origin, &[("/x|y/z?k=a%2Bb", "Authorization: Bearer T\r\n")]), [429]);
+    assert_eq!(statuses(&gateway, &origin, &[("/x|y\u{e9}/z?k=a%2Bb", "Authorization: Bearer T\r\n")]), [429]);
 }

@@ -20,6 +20,7 @@ use super::value_parsers::{Destination, TextPattern, address, folder, host, path
 use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
+use crate::wire::HeadLimits;
 
 /// Highest number of connections: more than the file descriptors of any machine.
 const MOST_CONNECTIONS: u32 = 10_000_000;
@@ -39,6 +40,8 @@ pub(super) struct ConfigFile {
     pub(super) access: AccessSection,
     /// `[timeouts]`, with all defaults applied.
     pub(super) timeouts: Timeouts,
+    /// `[http]`, with all defaults applied.
+    pub(super) response_head: HeadLimits,
     /// `[store]`.
     pub(super) store: StoreSection,
     /// `[state]`.
@@ -141,6 +144,7 @@ impl ConfigFile {
             tls: root.section("tls", "[tls]", TlsSection::read),
             access: root.section("access", "[access]", AccessSection::read),
             timeouts: root.section("timeouts", "[timeouts]", access_schema::read_timeouts),
+            response_head: root.section("http", "[http]", read_http),
             store: root.section("store", "[store]", StoreSection::read),
             state: root.section("state", "[state]", StateSection::read),
             config: root.section("config", "[config]", ConfigSection::read),
@@ -149,6 +153,22 @@ impl ConfigFile {
             locks: root.section("locks", "[locks]", LocksSection::read),
             trace: root.section("trace", "[trace]", TraceSection::read),
         }
+    }
+}
+
+/// Reads `[http]`.
+///
+/// Keys and defaults: `max_response_headers_kb` 64, from 16 to 256, and `max_response_headers_count`
+/// 256, from 10 to 1024.
+fn read_http(table: &mut TomlTable<'_>) -> HeadLimits {
+    let default = HeadLimits::default();
+    let mut number = |key, range| {
+        let number = table.get(key, |v| v.number(range)).get().map(|at| at.value);
+        number.and_then(|number| usize::try_from(number).ok())
+    };
+    HeadLimits {
+        bytes: number("max_response_headers_kb", 16..=256).map_or(default.bytes, |kib| kib * 1024),
+        fields: number("max_response_headers_count", 10..=1024).unwrap_or(default.fields),
     }
 }
 

@@ -85,7 +85,11 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
             identity,
             access_log: file.log.access,
             trace,
-            pool: PoolSettings { idle_per_origin: IDLE_PER_ORIGIN, idle_timeout: file.timeouts.idle },
+            pool: PoolSettings {
+                idle_per_origin: IDLE_PER_ORIGIN,
+                idle_timeout: file.timeouts.idle,
+                response_head: file.response_head,
+            },
             timeouts: file.timeouts,
             own: listen.clone(),
             warnings: Arc::default(),

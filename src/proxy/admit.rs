@@ -2,7 +2,7 @@
 //!
 //! Order of the checks; the first that fails decides the response:
 //!
-//! 1. framing of the body, and members of Connection (400);
+//! 1. framing of the body (400, 501), and members of Connection (400);
 //! 2. Expect (417) and the number of gateways in Via (508);
 //! 3. target and route (400, 403, 404, 421);
 //! 4. address, password, port and host of the caller's request (403, 407, 429, 503);
@@ -48,7 +48,7 @@ pub(super) enum Admission {
 /// A request for `/acquire` leaves before these checks, and has its own.
 ///
 /// # Errors
-/// 400 for broken framing; 403, 407 or 429 from the access rules; 404 or 421 without a route; 417 and 508.
+/// 400 or 501 for the framing; 403, 407 or 429 from the access rules; 404 or 421 without a route; 417 and 508.
 ///
 /// # Cancel safety
 /// Dropping the future ends the request without a trace in the limits; a password verification that
@@ -110,7 +110,7 @@ pub(super) fn late_plan(session: &Session, log: &mut RequestLog, tunnel: Interce
 async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, Admitted, Length), Refusal> {
     let snapshot = &session.worker.snapshot;
     let head = &session.head;
-    let length = framing::of_request(head).map_err(|error| Refusal::Malformed(error.0))?;
+    let length = framing::of_request(head)?;
     if header_rules::has_too_many_options(head) {
         return Err(Refusal::Malformed("Connection has too many members"));
     }

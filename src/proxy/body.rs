@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::trailers::Trailers;
 use crate::wire::chunked::{BadChunk, ChunkedDecoder, Piece, write_chunk};
+use crate::wire::trailer_section::Grammar;
 use crate::wire::{Conn, Length};
 
 /// Pieces up to this number of bytes are buffered with the head before them; larger ones are
@@ -77,10 +78,19 @@ enum Source {
 impl Body {
     /// A body framed as `from` on the source, to be framed as `to` on the sink, with its trailers.
     pub(super) fn new(from: Length, to: Length) -> Body {
+        Body::read_by(Grammar::Strict, from, to)
+    }
+
+    /// As [`Body::new`], of a response.
+    pub(super) fn of_response(from: Length, to: Length) -> Body {
+        Body::read_by(Grammar::Lenient, from, to)
+    }
+
+    fn read_by(grammar: Grammar, from: Length, to: Length) -> Body {
         let source = match from {
             Length::Empty => Source::Ended,
             Length::Exact(length) => Source::Exact(length),
-            Length::Chunked => Source::Chunked(ChunkedDecoder::default()),
+            Length::Chunked => Source::Chunked(ChunkedDecoder::new(grammar)),
             Length::UntilClose => Source::UntilClose,
         };
         Body { source, framing: to, trailers: true, moved: 0, replay: None }

@@ -44,7 +44,7 @@ pub(super) async fn check_out(
 /// else to the pool. Its response has been read to the end.
 pub(super) fn keep(session: &Session, plan: &Plan, ready: OriginConn) {
     let options = ConnectionOptions::of(session.response.all(Name::Connection));
-    if !options.keeps_open(session.response.version()) {
+    if session.response.has_doubtful_end() || !options.keeps_open(session.response.version()) {
         return;
     }
     if is_pinned(session, &ready) {

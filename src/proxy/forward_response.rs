@@ -63,7 +63,7 @@ pub(super) async fn run(
         return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
     }
     let from = framing::of_response(&session.response, session.head.method())
-        .map_err(|error| Refusal::ProtocolError(error.0))?;
+        .map_err(|error| Refusal::ProtocolError(error.reason()))?;
     let length = from.written_to(version);
     let draining = session.worker.snapshot.drain.is_draining();
     let ends_itself = version == Version::Http2 || length != Length::UntilClose;
@@ -75,7 +75,7 @@ pub(super) async fn run(
     let (keep, pinned) = (keep_caller, checkout::is_pinned(session, &ready));
     let returned = Returned { length: stated, keep, version, waited, received_unix_nanos, locations, pinned };
     serialize::buffer_response(&session.response, returned, &mut session.conn);
-    let mut back = Body::new(from.read_by(session.response.version()), length);
+    let mut back = Body::of_response(from.read_by(session.response.version()), length);
     if !header_rules::takes_trailers(&session.head) {
         back = back.without_trailers();
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::location::LocationMap;
 use super::trace::{self, TraceContext};
+use crate::wire::framing;
 use crate::wire::{ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead, Version, members};
 
 /// End-to-end fields: they have a meaning for the origin, or proxies before this one have added
@@ -118,9 +119,12 @@ pub(super) fn for_origin(head: &RequestHead, outgoing: Outgoing, mut put: impl F
             | Name::TransferEncoding
             | Name::Te
             | Name::Http2Settings => continue,
-            Name::ContentLength if outgoing.length != Length::Empty => continue,
-            // Two equal lengths are one length (RFC 9112 §6.3).
-            Name::ContentLength if std::mem::replace(&mut has_length, true) => continue,
+            // Equal lengths are one length (RFC 9110 §8.6), and written anew.
+            Name::ContentLength => {
+                let is_ours = outgoing.length != Length::Empty || std::mem::replace(&mut has_length, true);
+                put_length(field, framing::stated_length(head).filter(|_| !is_ours), &mut put);
+                continue;
+            }
             Name::Upgrade if !outgoing.upgrade => continue,
             // HTTP/1.0 has no expectations (RFC 9110 §10.1.1).
             Name::Expect if head.version() == Version::Http10 => continue,
@@ -128,8 +132,7 @@ pub(super) fn for_origin(head: &RequestHead, outgoing: Outgoing, mut put: impl F
                 put(field, max_forwards(value).saturating_sub(1).to_string().as_bytes());
                 continue;
             }
-            Name::ContentLength
-            | Name::Upgrade
+            Name::Upgrade
             | Name::MaxForwards
             | Name::Trailer
             | Name::Expect
@@ -193,10 +196,12 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
         let dropped = match name {
             Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::Te | Name::TransferEncoding => true,
             // The length of a body that is not sent (HEAD, 304) is information; that of a body that is sent is part of
-            // our framing.
+            // our framing. A sender must not forward one that is no number (RFC 9110 §8.6).
             Name::ContentLength => {
                 let is_ours = returned.length != Length::Empty || status < 200 || status == 204;
-                is_ours || std::mem::replace(&mut has_length, true)
+                let is_dropped = is_ours || std::mem::replace(&mut has_length, true);
+                put_length(field, framing::stated_length(head).filter(|_| !is_dropped), &mut put);
+                true
             }
             Name::Upgrade => !switches,
             Name::Host
@@ -228,6 +233,13 @@ pub(super) fn for_caller(head: &ResponseHead, returned: Returned<'_>, mut put: i
                 }
             }
         }
+    }
+}
+
+/// Calls `put` with a length, if there is one.
+fn put_length(field: &[u8], length: Option<u64>, put: &mut impl FnMut(&[u8], &[u8])) {
+    if let Some(length) = length {
+        put(field, length.to_string().as_bytes());
     }
 }
 

@@ -42,6 +42,7 @@ fn parameter(member: &[u8]) -> Option<(&str, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::HeadLimits;
 
     const NOW: Time = Time::from_nanos(1 << 60);
 
@@ -49,7 +50,7 @@ mod tests {
     fn usable_ms(fields: &str) -> Option<u128> {
         let mut head = ResponseHead::default();
         let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
-        head.read(text.as_bytes()).expect("a valid head").expect("a whole head");
+        head.read(text.as_bytes(), HeadLimits::default()).expect("a valid head").expect("a whole head");
         let until = usable_until(&head, || NOW);
         (until < Time::NEVER).then(|| until.since(NOW).as_millis())
     }

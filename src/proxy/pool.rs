@@ -290,8 +290,9 @@ impl OriginPool {
     /// # Errors
     /// 502 if the connection breaks.
     async fn begin_http2(&self, origin: &Upstream, stream: Stream) -> Result<OriginConn, Refusal> {
-        let (conn, driving) =
-            H2Conn::handshake(stream, self.clock.now()).await.map_err(|_| Refusal::ConnectionTerminated)?;
+        let (conn, driving) = H2Conn::handshake(stream, self.settings.response_head, self.clock.now())
+            .await
+            .map_err(|_| Refusal::ConnectionTerminated)?;
         tokio::spawn(driving);
         let now = self.clock.now();
         let ready = conn.open_stream(now).map(OriginConn::shared);

@@ -12,9 +12,9 @@ use super::send::OriginConn;
 use super::serialize;
 use super::session::Session;
 use crate::tls::verify::late_rejection;
-use crate::wire::head::may_be_complete;
 use crate::wire::http2::{self, ResponseKind};
-use crate::wire::{Conn, HeadError, ResponseHead, Version};
+use crate::wire::response_head::may_be_complete;
+use crate::wire::{Conn, HeadError, HeadLimits, ResponseHead, Version};
 
 /// Most interim (1xx) responses forwarded for one request; real servers send a few, and each costs the caller work.
 const MAX_INTERIM: u32 = 64;
@@ -70,8 +70,10 @@ pub(super) async fn read_response(
     let timeouts = &session.worker.snapshot.timeouts;
     let (answer, idle) = (timeouts.answer, timeouts.idle);
     let version = session.head.version();
+    let limits = session.worker.snapshot.pool.response_head;
+    ready.conn.input.allow(limits.bytes);
     let Session { conn, deadline, response, .. } = session;
-    let mut reader = HeadReader { seen: 0, interim: 0, version };
+    let mut reader = HeadReader { seen: 0, interim: 0, version, limits };
     let (mut sending, mut moved) = (!body.has_ended() || ready.conn.has_pending(), body.moved);
     if sending {
         deadline.set(idle);
@@ -122,6 +124,7 @@ struct HeadReader {
     interim: u32,
     /// Version that the caller speaks.
     version: Version,
+    limits: HeadLimits,
 }
 
 impl HeadReader {
@@ -139,7 +142,7 @@ impl HeadReader {
                 return Poll::Pending;
             }
             if let Some(stream) = origin.stream.as_origin() {
-                match ready!(stream.poll_response(cx, response)) {
+                match ready!(stream.poll_response(cx, self.limits, response)) {
                     Ok(ResponseKind::Final) => return Poll::Ready(Ok(())),
                     Ok(ResponseKind::Interim) => drop(self.is_interim(response, Version::Http2, caller)?),
                     Err(failure) => return Poll::Ready(Err(failure.into())),
@@ -147,8 +150,8 @@ impl HeadReader {
                 continue;
             }
             let input = origin.input.bytes();
-            if !input.is_empty() && may_be_complete(input, self.seen) {
-                match response.read(input) {
+            if !input.is_empty() && may_be_complete(input, self.seen, self.limits) {
+                match response.read(input, self.limits) {
                     // HTTP/2 has no Connection field (RFC 9113 §8.2.2).
                     Ok(Some(_)) if header_rules::has_too_many_options(response) => {
                         let why = "its Connection has too many members";

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::path::TooManyReadings;
 use crate::locker::RefusalReason;
 use crate::wire::HeadError;
+use crate::wire::framing::FramingError;
 
 /// Reason for which the gateway answers a request with an error of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Refusal {
     },
     /// The message breaks the grammar of HTTP, so its boundary is in doubt.
     Malformed(&'static str),
+    /// The content is in a transfer coding that is not supported.
+    UnknownCoding,
     /// The target is invalid; the text says why.
     BadTarget(&'static str),
     /// The cost that the request states is not a whole number from 1 to `most`.
@@ -152,6 +155,7 @@ impl Refusal {
                 row(400, "http_request_error", "limit", "cost_too_high")
             }
             Refusal::Malformed(_) => row(400, "http_request_error", "caller", "malformed"),
+            Refusal::UnknownCoding => row(501, "http_request_error", "gateway", "unknown_coding"),
             Refusal::BadTarget(_) => row(400, "http_request_error", "caller", "bad_target"),
             Refusal::BadCost { .. } => row(400, "http_request_error", "caller", "bad_cost"),
             Refusal::Ambiguous { .. } => row(400, "http_request_error", "caller", "ambiguous"),
@@ -213,6 +217,7 @@ impl Refusal {
         matches!(
             self,
             Refusal::Malformed(_)
+                | Refusal::UnknownCoding
                 | Refusal::HeadTooLarge
                 | Refusal::UriTooLong
                 | Refusal::HeadTimeout
@@ -242,6 +247,7 @@ impl Refusal {
             Refusal::ProtocolError(why) => return format!("The origin's response is not well-formed HTTP: {why}.").into(),
             Refusal::Certificate(why) => return format!("The origin's certificate is not valid: {why}. If it is of an authority of your own, name that in [tls] trust.").into(),
             Refusal::TlsError(why) => return format!("TLS with the origin failed: {why}.").into(),
+            Refusal::UnknownCoding => "The gateway knows no other transfer coding than chunked. Name others in Content-Encoding.",
             Refusal::HeadTooLarge => "The request's header fields are too large or too many. Cookies are the usual cause.",
             Refusal::UriTooLong => "The request's URL is too long. Send the data in a body instead.",
             Refusal::HeadTimeout => "The request's header fields did not arrive in time ([timeouts] head).",
@@ -300,6 +306,15 @@ impl Refusal {
             return Some(*retry_after);
         }
         matches!(self, Refusal::Exhausted | Refusal::LatePermit).then_some(Duration::from_secs(1))
+    }
+}
+
+impl From<FramingError> for Refusal {
+    fn from(error: FramingError) -> Refusal {
+        match error {
+            FramingError::Ambiguous(why) => Refusal::Malformed(why),
+            FramingError::UnknownCoding => Refusal::UnknownCoding,
+        }
     }
 }
 

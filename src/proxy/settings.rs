@@ -10,6 +10,7 @@ use super::pattern::HostPattern;
 use super::target;
 use super::trace;
 use super::warning;
+use crate::wire::HeadLimits;
 
 /// Settings that a [`ConfigSnapshot`](super::snapshot::ConfigSnapshot) is made from.
 #[derive(Clone, Debug)]
@@ -76,4 +77,6 @@ pub struct PoolSettings {
     pub idle_per_origin: usize,
     /// Time that an idle connection is kept.
     pub idle_timeout: Duration,
+    /// Bounds of a response's head: `[http]` of the configuration file.
+    pub response_head: HeadLimits,
 }

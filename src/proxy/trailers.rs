@@ -2,7 +2,9 @@
 
 use http::HeaderMap;
 
+use super::serialize::write_field;
 use crate::wire::http2::{filter_trailers, read_trailers, write_trailers};
+use crate::wire::trailer_section::for_each_field;
 use crate::wire::{Conn, Length};
 
 /// Trailers of a body, in the form in which they were read.
@@ -45,7 +47,10 @@ impl Trailers<&[u8]> {
             out.extend_from_slice(b"0\r\n");
             match self {
                 Trailers::None => out.extend_from_slice(b"\r\n"),
-                Trailers::Http1(text) => out.extend_from_slice(text),
+                Trailers::Http1(text) => {
+                    for_each_field(text, |name, value| write_field(out, name, value));
+                    out.extend_from_slice(b"\r\n");
+                }
                 Trailers::Http2(map) => write_trailers(&map, out),
             }
         } else if to.stream.is_http2() {

@@ -21,7 +21,8 @@ thread_local! {
 /// Queue of bytes: filled at its end, consumed at its start.
 ///
 /// Has no block at first, [`BLOCK`] bytes from the first [`Buffer::room`] on, and [`MAX_HEAD`]
-/// bytes while a head is longer than a block. The bytes lie in one piece, so parsers need no copy.
+/// bytes while a head is longer than a block; more only after [`Buffer::allow`]. The bytes lie in one
+/// piece, so parsers need no copy.
 #[derive(Debug, Default)]
 pub struct Buffer {
     /// Memory of the queue; empty before use.
@@ -30,9 +31,16 @@ pub struct Buffer {
     start: usize,
     /// Position behind the last waiting byte; `start <= end <= block.len()`.
     end: usize,
+    /// Number of bytes that the block may have beyond [`MAX_HEAD`].
+    extra: usize,
 }
 
 impl Buffer {
+    /// Lets the queue grow to `most` bytes, for heads that may be longer than [`MAX_HEAD`].
+    pub fn allow(&mut self, most: usize) {
+        self.extra = most.saturating_sub(MAX_HEAD);
+    }
+
     /// Bytes that were read and not consumed yet.
     pub fn bytes(&self) -> &[u8] {
         &self.block[self.start..self.end]
@@ -54,7 +62,7 @@ impl Buffer {
         }
     }
 
-    /// Free space to read into; empty only if [`MAX_HEAD`] bytes wait already.
+    /// Free space to read into; empty only if [`MAX_HEAD`] bytes, or as many as are allowed, wait already.
     ///
     /// Makes room in this order: moves the bytes to the front, then grows. Bytes written into it
     /// count only after [`Buffer::filled`].
@@ -66,8 +74,9 @@ impl Buffer {
             if self.start > 0 {
                 self.block.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
-            } else if self.block.len() < MAX_HEAD {
-                let mut larger = Block::zeroed(MAX_HEAD);
+            } else if self.block.len() < MAX_HEAD + self.extra {
+                let size = if self.block.len() < MAX_HEAD { MAX_HEAD } else { MAX_HEAD + self.extra };
+                let mut larger = Block::zeroed(size);
                 larger[..self.end].copy_from_slice(self.bytes());
                 self.block = larger;
             }
@@ -150,6 +159,30 @@ mod tests {
         let room = buffer.room().len();
         buffer.filled(room);
         assert!(buffer.room().is_empty());
+    }
+
+    #[test]
+    fn a_buffer_grows_beyond_the_largest_head_only_if_it_may() {
+        let mut buffer = Buffer::default();
+        buffer.allow(MAX_HEAD + 100);
+        let mut size = 0;
+        loop {
+            let room = buffer.room().len();
+            if room == 0 {
+                break;
+            }
+            buffer.filled(room);
+            size += room;
+        }
+        assert_eq!(size, MAX_HEAD + 100);
+        buffer.consume(size);
+        buffer.allow(10);
+        buffer.release();
+        for _ in 0..2 {
+            let room = buffer.room().len();
+            buffer.filled(room);
+        }
+        assert_eq!((buffer.bytes().len(), buffer.room().len()), (MAX_HEAD, 0));
     }
 
     #[test]

@@ -6,28 +6,31 @@
 //! `Data(5)`, `Framing(2)`, `Framing(3)` and `End(2)`, however the bytes arrive. Chunk extensions
 //! are dropped (RFC 9112 §7.1.1 has them ignored), trailers are checked and left to the caller.
 //!
-//! Lines must end with CR LF, and sizes are plain hexadecimal digits: a reader that takes more than
-//! this can be led to another end of the message than the next reader (request smuggling).
+//! Lines must end with CR LF, and sizes of requests are plain hexadecimal digits: a reader that takes
+//! more than this can be led to another end of the message than the next reader (request smuggling).
+//! Sizes of responses may have leading zeros, and white space behind them, which a recipient must
+//! parse before an extension (RFC 9110 §5.6.3). They are written anew.
 
-use super::head::may_be_complete;
+use super::trailer_section::{self, Grammar, Section};
 
 /// Longest line of a chunk's size with its extensions, in bytes. Extensions have no known use; a
 /// long one is an attack.
 const MAX_SIZE_LINE: usize = 256;
 
-/// Longest trailer section, in bytes. A quarter of what a whole head may have.
-const MAX_TRAILERS: usize = 16 * 1024;
+/// Most digits of a size: it is below 2^60.
+const MAX_DIGITS: usize = 15;
 
-/// Most trailer fields. Half of what a head may have.
-const MAX_TRAILER_FIELDS: usize = 64;
+/// Most leading zeros of a size. Some servers pad sizes to a fixed width.
+const MAX_ZEROS: usize = 64;
 
 /// Decoder of one chunked body.
 ///
-/// Starts before the first size line (`Default`), and is of no use after [`Piece::End`] or an
-/// error.
+/// Starts before the first size line, and is of no use after [`Piece::End`] or an error. The default
+/// is strict.
 #[derive(Debug, Default)]
 pub struct ChunkedDecoder {
     state: ChunkState,
+    grammar: Grammar,
 }
 
 /// Position in the body.
@@ -69,6 +72,11 @@ pub enum Piece {
 pub struct BadChunk(pub &'static str);
 
 impl ChunkedDecoder {
+    /// Decoder by this grammar.
+    pub fn new(grammar: Grammar) -> ChunkedDecoder {
+        ChunkedDecoder { state: ChunkState::default(), grammar }
+    }
+
     /// Classifies the start of `input`. The caller consumes that piece before the next call.
     ///
     /// # Errors
@@ -92,18 +100,17 @@ impl ChunkedDecoder {
                 [] | [b'\r'] => Ok(Piece::More),
                 _ => Err(BadChunk("a chunk is longer than its size says")),
             },
-            // A trailer section that drips in byte by byte is not parsed again for each byte.
-            ChunkState::Trailers { seen } if input.len() <= MAX_TRAILERS && !may_be_complete(input, seen) => {
-                Ok(Piece::More)
-            }
-            ChunkState::Trailers { .. } => {
+            ChunkState::Trailers { seen } => {
                 self.state = ChunkState::Trailers { seen: input.len() };
-                trailers(input)
+                Ok(match trailer_section::read(input, seen, self.grammar).map_err(BadChunk)? {
+                    Section::More => Piece::More,
+                    Section::Complete(length) => Piece::End(length),
+                })
             }
         }
     }
 
-    /// Reads a size line with its line end. Sizes have 1 to 15 digits, so below 2^60 bytes.
+    /// Reads a size line with its line end.
     fn size(&mut self, input: &[u8]) -> Result<Piece, BadChunk> {
         let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(MAX_SIZE_LINE)]) else {
             return if input.len() < MAX_SIZE_LINE {
@@ -115,16 +122,19 @@ impl ChunkedDecoder {
         let Some((b'\r', line)) = input[..end].split_last() else {
             return Err(BadChunk("a chunk's size line does not end with CR LF"));
         };
-        let digits = line.iter().position(|byte| *byte == b';').map_or(line, |at| &line[..at]);
         if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
             return Err(BadChunk("a chunk's size line holds a control character"));
         }
-        if digits.is_empty() || digits.len() > 15 {
+        let digits = line.iter().position(|byte| *byte == b';').map_or(line, |at| &line[..at]);
+        let digits = match self.grammar {
+            Grammar::Strict => digits,
+            Grammar::Lenient => without_padding(digits),
+        };
+        if digits.is_empty() || digits.len() > MAX_DIGITS {
             return Err(BadChunk("a chunk's size is missing or too large"));
         }
         let mut size = 0_u64;
         for digit in digits {
-            // At most 15 digits of 4 bits: below 2^60.
             let digit = char::from(*digit).to_digit(16).ok_or(BadChunk("a chunk's size is not hexadecimal"))?;
             size = size * 16 + u64::from(digit);
         }
@@ -133,51 +143,12 @@ impl ChunkedDecoder {
     }
 }
 
-/// Classifies the trailer section: its length including the empty line, [`Piece::More`], or an
-/// error. Nothing is consumed before the section is complete.
-fn trailers(input: &[u8]) -> Result<Piece, BadChunk> {
-    #[cfg(test)]
-    tests::READ.with(|read| read.set(read.get() + input.len()));
-    if input.starts_with(b"\r\n") {
-        return Ok(Piece::End(2));
-    }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
-    match httparse::parse_headers(input, &mut fields) {
-        Ok(httparse::Status::Complete((length, _))) if length > MAX_TRAILERS => {
-            Err(BadChunk("the trailers are too long"))
-        }
-        Ok(httparse::Status::Complete((length, fields))) => {
-            let bare = memchr::memchr_iter(b'\n', &input[..length]).any(|at| at == 0 || input[at - 1] != b'\r');
-            if bare {
-                return Err(BadChunk("a trailer line ends with LF alone"));
-            }
-            if fields.iter().any(|field| is_forbidden(field.name)) {
-                return Err(BadChunk("a trailer field would change how the message is read"));
-            }
-            Ok(Piece::End(length))
-        }
-        Ok(httparse::Status::Partial) if input.len() > MAX_TRAILERS => Err(BadChunk("the trailers are too long")),
-        Ok(httparse::Status::Partial) => Ok(Piece::More),
-        Err(_) => Err(BadChunk("the trailers are malformed")),
-    }
-}
-
-/// True for fields that must not follow the body (RFC 9110 §6.5.1): framing, routing, and
-/// authentication.
-pub(super) fn is_forbidden(name: &str) -> bool {
-    const FORBIDDEN: [&str; 10] = [
-        "transfer-encoding",
-        "content-length",
-        "host",
-        "connection",
-        "te",
-        "upgrade",
-        "authorization",
-        "proxy-authorization",
-        "proxy-connection",
-        "content-encoding",
-    ];
-    FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+/// Digits of a size without the white space behind them, and without leading zeros as far as these
+/// are in bounds; one digit stays.
+fn without_padding(digits: &[u8]) -> &[u8] {
+    let digits = digits.trim_ascii_end();
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    &digits[zeros.min(MAX_ZEROS).min(digits.len().saturating_sub(1))..]
 }
 
 /// Appends one chunk. Appends nothing for empty data, since an empty chunk would end the body.
@@ -204,15 +175,11 @@ pub fn write_chunk(data: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trailer_section::tests::READ;
     use super::*;
 
     /// Body, and its trailer section.
     type Whole = (Vec<u8>, Vec<u8>);
-
-    thread_local! {
-        /// Number of bytes of trailer sections parsed, repetitions included.
-        pub(super) static READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    }
 
     #[test]
     fn trailers_that_come_byte_by_byte_are_not_read_anew_for_each() {
@@ -225,7 +192,11 @@ mod tests {
 
     /// Decodes `input` in steps of `step` bytes; `None` if the body has no end.
     fn read(input: &[u8], step: usize) -> Result<Option<Whole>, BadChunk> {
-        let (mut reader, mut body, mut start) = (ChunkedDecoder::default(), Vec::new(), 0);
+        read_by(Grammar::Strict, input, step)
+    }
+
+    fn read_by(grammar: Grammar, input: &[u8], step: usize) -> Result<Option<Whole>, BadChunk> {
+        let (mut reader, mut body, mut start) = (ChunkedDecoder::new(grammar), Vec::new(), 0);
         let mut end = step.min(input.len());
         loop {
             match reader.next(&input[start..end])? {
@@ -269,6 +240,25 @@ mod tests {
     }
 
     #[test]
+    fn sizes_of_origins_may_be_padded() {
+        for input in [
+            &b"5 \t\r\nhello\r\n0 \r\n\r\n"[..],
+            b"5 ; a = b\r\nhello\r\n00;c\r\n\r\n",
+            b"00000000000000000000005\r\nhello\r\n0\r\n\r\n",
+        ] {
+            for step in 1..=input.len() {
+                let (body, _) = read_by(Grammar::Lenient, input, step).unwrap().unwrap();
+                assert_eq!(body, b"hello", "{}", input.escape_ascii());
+            }
+            assert!(read(input, 3).is_err(), "{}", input.escape_ascii());
+        }
+        for zeros in [MAX_ZEROS, MAX_ZEROS + MAX_DIGITS, 200] {
+            let input = [&b"0".repeat(zeros), &b"5\r\nhello\r\n0\r\n\r\n"[..]].concat();
+            assert_eq!(read_by(Grammar::Lenient, &input, 7).is_ok(), zeros < MAX_ZEROS + MAX_DIGITS, "{zeros}");
+        }
+    }
+
+    #[test]
     fn broken_chunks_are_refused() {
         for input in [
             &b"5\nhello\r\n"[..],
@@ -287,6 +277,8 @@ mod tests {
             b"5;\0\r\nhello\r\n",
         ] {
             assert!(read(input, 3).is_err(), "{}", input.escape_ascii());
+            let is_padded = input.starts_with(b"5 \r\n");
+            assert_eq!(read_by(Grammar::Lenient, input, 3).is_err(), !is_padded, "{}", input.escape_ascii());
         }
         assert!(read(&[b"5;".to_vec(), vec![b'a'; 300]].concat(), 100).is_err());
         let endless = [b"0\r\n".to_vec(), b"A: b\r\n".repeat(4000)].concat();

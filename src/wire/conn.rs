@@ -3,7 +3,7 @@
 //! Holds no protocol: parsers read [`Conn::input`], and writers append to [`Conn::out`]. Neither
 //! buffer exists while a connection is idle ([`Conn::release_buffers`]), so that ten thousand idle
 //! connections cost kilobytes each and not tens of them. The input is at most
-//! [`MAX_HEAD`](super::head::MAX_HEAD) bytes.
+//! [`MAX_HEAD`](super::head::MAX_HEAD) bytes, unless a connection to an origin allows more.
 
 use std::future::poll_fn;
 use std::io;
@@ -182,7 +182,7 @@ impl Conn {
     ///
     /// # Errors
     /// Those of the stream, and `OutOfMemory` if `input` has [`MAX_HEAD`](super::head::MAX_HEAD)
-    /// bytes.
+    /// bytes, or as many as [`Buffer::allow`] lets it have.
     ///
     /// # Cancel safety
     /// Pending calls change nothing: bytes are stored in the same call that reads them.

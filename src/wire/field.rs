@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use super::line_ends::LineEnds;
+
 /// Kind of a field, determined once when the head is read.
 ///
 /// Hop-by-hop fields, the fields of framing, and those that a proxy reads or
@@ -157,6 +159,43 @@ impl Fields {
         }));
     }
 
+    /// Checks that no two readers can differ on the fields of framing.
+    ///
+    /// # Errors
+    /// White space between the name of such a field and its colon, a fold in it, or, in a head of
+    /// [`LineEnds::Mixed`], an end of its line or of the head that is no CR LF.
+    pub(super) fn check_framing(&self, line_ends: LineEnds) -> Result<(), &'static str> {
+        let is_crlf = |at: usize| at > 0 && self.bytes[at - 1] == b'\r';
+        let is_framing = |field: &&Field| matches!(field.name, Name::ContentLength | Name::TransferEncoding);
+        for field in self.fields.iter().filter(is_framing) {
+            let (begin, colon) = (field.name_at.start as usize, field.name_at.end as usize);
+            if self.bytes.get(colon) != Some(&b':') {
+                return Err("white space stands before the colon of Content-Length or Transfer-Encoding");
+            }
+            // Each line of a complete head has an end, and a line before it.
+            let end = memchr::memchr(b'\n', &self.bytes[colon..]).map_or(self.bytes.len() - 1, |at| colon + at);
+            if matches!(self.bytes.get(end + 1), Some(b' ' | b'\t')) {
+                return Err("Content-Length or Transfer-Encoding is folded");
+            }
+            let is_between_crlf = is_crlf(begin - 1) && is_crlf(end) && self.bytes.ends_with(b"\r\n\r\n");
+            if line_ends == LineEnds::Mixed && !is_between_crlf {
+                return Err("a line at Content-Length or Transfer-Encoding ends with LF alone");
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces each fold in a value, with the white space around it, by as many spaces (RFC 9112
+    /// §5.2).
+    pub(super) fn unfold(&mut self) {
+        for field in &self.fields {
+            let value = &mut self.bytes[field.value_at.start as usize..field.value_at.end as usize];
+            if memchr::memchr2(b'\n', b'\r', value).is_some() {
+                replace_folds(value);
+            }
+        }
+    }
+
     /// Appends bytes of a head that is put together; returns their range.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Range<u32> {
         let start = self.position();
@@ -196,6 +235,16 @@ pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<u32> {
     // Heads are at most MAX_HEAD long, and httparse returns slices of its input: both ends fit.
     let start = u32::try_from(start).unwrap_or(0);
     start..start + u32::try_from(part.len()).unwrap_or(0)
+}
+
+/// Replaces folds by spaces: line ends, and the tabs around them.
+pub(super) fn replace_folds(value: &mut [u8]) {
+    let is_white = |byte: u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    for run in value.chunk_by_mut(|one, next| is_white(*one) == is_white(*next)) {
+        if run.contains(&b'\n') {
+            run.fill(b' ');
+        }
+    }
 }
 
 /// Members of a comma-separated list (RFC 9110 §5.6.1): trimmed, without empty ones.

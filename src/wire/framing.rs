@@ -8,13 +8,17 @@
 //! |---|---|
 //! | `Content-Length: 5` twice, equal | 5 bytes |
 //! | `Content-Length: 5` and `6` | refused |
+//! | `Content-Length: 005` | 5 bytes; a response may have more zeros than a request |
 //! | `Content-Length: 5, 5`, `+5`, or empty | refused |
 //! | `Transfer-Encoding` beside `Content-Length` | refused |
-//! | `Transfer-Encoding: gzip, chunked` | refused |
+//! | `Transfer-Encoding: gzip, chunked` | refused as a coding that is not supported |
 //! | any `Transfer-Encoding` in HTTP/1.0 | refused |
 
+use smallvec::SmallVec;
+
 use super::field::{Fields, Name, members};
-use super::head::{EndStream, RequestHead, ResponseHead, Version};
+use super::head::{EndStream, RequestHead, Version};
+use super::response_head::ResponseHead;
 
 /// Length of a body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,28 +34,53 @@ pub enum Length {
     UntilClose,
 }
 
-/// Message of ambiguous length; the text says why.
-///
-/// It is a whole clause in lower case: `several Content-Length fields differ`.
+/// Reason for which the length of a message is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct AmbiguousLength(pub &'static str);
+pub enum FramingError {
+    /// Two readers could find different lengths. The text is a whole clause in lower case: `several
+    /// Content-Length fields differ`.
+    #[error("{0}")]
+    Ambiguous(&'static str),
+    /// The content is in chunks, and in a further transfer coding that is not supported (RFC 9112
+    /// §6.1).
+    #[error("{}", UNKNOWN_CODING)]
+    UnknownCoding,
+}
+
+const UNKNOWN_CODING: &str = "Transfer-Encoding names another coding than chunked";
+
+impl FramingError {
+    /// The reason, as a whole clause in lower case.
+    pub fn reason(self) -> &'static str {
+        match self {
+            FramingError::Ambiguous(reason) => reason,
+            FramingError::UnknownCoding => UNKNOWN_CODING,
+        }
+    }
+}
+
+/// Most digits of a `Content-Length` in a request: every number of bytes below 2^63.
+const MAX_DIGITS: usize = 19;
+
+/// Most digits of a `Content-Length` in a response, leading zeros included.
+const MAX_PADDED_DIGITS: usize = 64;
 
 /// Length of a request's body.
 ///
 /// Without any field of framing a request has no body (RFC 9112 §6.3, item 7).
 ///
 /// # Errors
-/// Any message that two readers could end at different places (400, and the connection closes).
-pub fn of_request(head: &RequestHead) -> Result<Length, AmbiguousLength> {
+/// Any message that two readers could end at different places (400), and an unknown coding (501); the
+/// connection closes.
+pub fn of_request(head: &RequestHead) -> Result<Length, FramingError> {
     if head.version() == Version::Http2 {
         // The bytes after a CONNECT are not content (RFC 9113 §8.5).
         return if head.method() == "CONNECT" { http2(head, EndStream::Yes) } else { http2(head, head.end_stream) };
     }
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
-    let exact = exact(head.all(Name::ContentLength))?;
+    let exact = exact(head.all(Name::ContentLength), MAX_DIGITS)?;
     match (chunked, exact) {
-        (true, Some(_)) => Err(AmbiguousLength("both Transfer-Encoding and Content-Length are given")),
+        (true, Some(_)) => Err(FramingError::Ambiguous("both Transfer-Encoding and Content-Length are given")),
         (true, None) => Ok(Length::Chunked),
         (false, Some(length)) if length > 0 => Ok(Length::Exact(length)),
         (false, _) => Ok(Length::Empty),
@@ -65,7 +94,7 @@ pub fn of_request(head: &RequestHead) -> Result<Length, AmbiguousLength> {
 ///
 /// # Errors
 /// As [`of_request`]; the origin is at fault (502).
-pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, AmbiguousLength> {
+pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, FramingError> {
     if method == "HEAD" || matches!(head.status(), 100..=199 | 204 | 304) {
         return Ok(Length::Empty);
     }
@@ -73,9 +102,9 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
         return http2(head, head.end_stream);
     }
     let chunked = chunked(head.all(Name::TransferEncoding), head.version())?;
-    let exact = exact(head.all(Name::ContentLength))?;
+    let exact = exact(head.all(Name::ContentLength), MAX_PADDED_DIGITS)?;
     match (chunked, exact) {
-        (true, Some(_)) => Err(AmbiguousLength("both Transfer-Encoding and Content-Length are given")),
+        (true, Some(_)) => Err(FramingError::Ambiguous("both Transfer-Encoding and Content-Length are given")),
         (true, None) => Ok(Length::Chunked),
         (false, Some(0)) => Ok(Length::Empty),
         (false, Some(length)) => Ok(Length::Exact(length)),
@@ -84,8 +113,8 @@ pub fn of_response(head: &ResponseHead, method: &str) -> Result<Length, Ambiguou
 }
 
 /// Length of an HTTP/2 body. The stream marks its end; `h2` checks that a given length agrees (RFC 9113 §8.1.1).
-fn http2(head: &Fields, end_stream: EndStream) -> Result<Length, AmbiguousLength> {
-    Ok(match exact(head.all(Name::ContentLength))? {
+fn http2(head: &Fields, end_stream: EndStream) -> Result<Length, FramingError> {
+    Ok(match exact(head.all(Name::ContentLength), MAX_DIGITS)? {
         _ if end_stream == EndStream::Yes => Length::Empty,
         Some(length) if length > 0 => Length::Exact(length),
         Some(_) | None => Length::UntilClose,
@@ -108,33 +137,55 @@ impl Length {
     }
 }
 
-/// True if the body is chunked. Any other coding, or chunked twice, is refused: a proxy must not guess.
-fn chunked<'a>(values: impl Iterator<Item = &'a [u8]>, version: Version) -> Result<bool, AmbiguousLength> {
-    let mut found = false;
-    for value in values {
-        if version == Version::Http10 {
-            return Err(AmbiguousLength("Transfer-Encoding is given in HTTP/1.0"));
-        }
-        if found || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(AmbiguousLength("Transfer-Encoding is something else than one \"chunked\""));
-        }
-        found = true;
-    }
-    Ok(found)
+/// Number that `Content-Length` states, for a message without content (HEAD, 304): there it frames
+/// nothing. `None` if there is none, or several, or what is stated is no number.
+pub fn stated_length(head: &Fields) -> Option<u64> {
+    exact(head.all(Name::ContentLength), MAX_PADDED_DIGITS).ok().flatten()
 }
 
-/// Value of `Content-Length`: 1 to 19 digits. Equal repetitions in fields of their own are accepted
-/// (RFC 9110 §8.6).
-fn exact<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, AmbiguousLength> {
+/// True if the body is chunked. Any other coding, or chunked twice, is refused: a proxy must not guess.
+fn chunked<'a>(values: impl Iterator<Item = &'a [u8]>, version: Version) -> Result<bool, FramingError> {
+    let values: SmallVec<[&[u8]; 1]> = values.collect();
+    match values[..] {
+        [] => return Ok(false),
+        _ if version == Version::Http10 => {
+            return Err(FramingError::Ambiguous("Transfer-Encoding is given in HTTP/1.0"));
+        }
+        [value] if value.eq_ignore_ascii_case(b"chunked") => return Ok(true),
+        _ => {}
+    }
+    let codings: SmallVec<[&[u8]; 4]> = values.iter().copied().flat_map(members).collect();
+    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    let is_token =
+        |coding: &&[u8]| coding.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte));
+    match codings.split_last() {
+        // Chunked last, and once: the end of the message is known, but not what it contains.
+        Some((last, others))
+            if is_chunked(last)
+                && !others.is_empty()
+                && !others.iter().any(|one| is_chunked(one) || !is_token(one)) =>
+        {
+            Err(FramingError::UnknownCoding)
+        }
+        _ => Err(FramingError::Ambiguous("Transfer-Encoding is something else than one \"chunked\"")),
+    }
+}
+
+/// Value of `Content-Length`, of at most `most` digits with leading zeros, and [`MAX_DIGITS`] without.
+/// Equal repetitions in fields of their own are accepted (RFC 9110 §8.6).
+fn exact<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Result<Option<u64>, FramingError> {
     let mut found = None;
     for value in values {
-        if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
-            return Err(AmbiguousLength("Content-Length is not a whole number"));
+        let zeros = value.iter().take_while(|digit| **digit == b'0').count();
+        let digits = &value[zeros..];
+        let is_number = digits.len() <= MAX_DIGITS && digits.iter().all(u8::is_ascii_digit);
+        if value.is_empty() || value.len() > most || !is_number {
+            return Err(FramingError::Ambiguous("Content-Length is not a whole number"));
         }
         // At most 19 digits: below 2^64.
-        let length = value.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+        let length = digits.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
         if found.is_some_and(|earlier| earlier != length) {
-            return Err(AmbiguousLength("several Content-Length fields differ"));
+            return Err(FramingError::Ambiguous("several Content-Length fields differ"));
         }
         found = Some(length);
     }
@@ -191,14 +242,12 @@ impl ConnectionOptions {
 mod tests {
     use super::*;
 
-    fn request(fields: &str) -> Result<Length, AmbiguousLength> {
+    fn request(fields: &str) -> Result<Length, FramingError> {
         of_request(&RequestHead::parse_for_test(format!("POST / HTTP/1.1\r\n{fields}\r\n").as_bytes()))
     }
 
-    fn response(head: &str, method: &str) -> Result<Length, AmbiguousLength> {
-        let mut parsed = ResponseHead::default();
-        parsed.read(head.as_bytes()).unwrap().unwrap();
-        of_response(&parsed, method)
+    fn response(head: &str, method: &str) -> Result<Length, FramingError> {
+        of_response(&ResponseHead::parse_for_test(head.as_bytes()), method)
     }
 
     #[test]
@@ -221,7 +270,9 @@ mod tests {
             "Content-Length: 0x5\r\n",
             "Content-Length: 99999999999999999999\r\n",
             "Transfer-Encoding: gzip\r\n",
-            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: gzip;q=1, chunked\r\n",
+            "Transfer-Encoding: chunked, gzip, chunked\r\n",
+            "Transfer-Encoding: chunked,\r\n",
             "Transfer-Encoding: chunked, identity\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: \"chunked\"\r\n",
@@ -233,6 +284,35 @@ mod tests {
         }
         let old = RequestHead::parse_for_test(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
         assert!(of_request(&old).is_err());
+    }
+
+    #[test]
+    fn a_coding_that_is_not_known_is_told_from_a_length_in_doubt() {
+        for fields in ["gzip, chunked\r\n", "deflate ,CHUNKED\r\n", "identity\r\nTransfer-Encoding: chunked\r\n"] {
+            assert_eq!(request(&format!("Transfer-Encoding: {fields}")), Err(FramingError::UnknownCoding), "{fields}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_responses_may_be_padded_with_more_zeros() {
+        let padded = |zeros| format!("HTTP/1.1 200 OK\r\nContent-Length: {}5\r\n\r\n", "0".repeat(zeros));
+        assert_eq!(response(&padded(63), "GET"), Ok(Length::Exact(5)));
+        assert!(response(&padded(64), "GET").is_err());
+        assert_eq!(request("Content-Length: 0000000000000000005\r\n"), Ok(Length::Exact(5)));
+        assert!(request("Content-Length: 00000000000000000005\r\n").is_err());
+    }
+
+    #[test]
+    fn a_length_without_content_is_one_number_or_none() {
+        let stated = |fields: &str| {
+            stated_length(&ResponseHead::parse_for_test(format!("HTTP/1.1 304 Same\r\n{fields}\r\n").as_bytes()))
+        };
+        assert_eq!(stated("Content-Length: 05\r\nContent-Length: 5\r\n"), Some(5));
+        for fields in
+            ["", "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: 5, 5\r\n", "Content-Length: x\r\n"]
+        {
+            assert_eq!(stated(fields), None, "{fields}");
+        }
     }
 
     #[test]

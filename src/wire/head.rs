@@ -1,10 +1,11 @@
-//! Message heads (start line and fields): split by httparse, then checked more strictly than RFC
-//! 9112 asks.
+//! Request heads (request line and fields): split by httparse, then checked more strictly than RFC
+//! 9112 asks; and what request and response heads have in common.
 
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
 use super::field::{Fields, range_in};
+use super::line_ends::LineEnds;
 use super::request_target::{encoded_len, encoded_target};
 
 /// Longest head, in bytes; longer ones are refused (431, or 414 for a request line). The read
@@ -128,7 +129,9 @@ impl RequestHead {
             return Err(HeadError::Malformed("the request line is incomplete"));
         };
         check_target(target)?;
-        check_line_ends(&input[..length])?;
+        if LineEnds::of(&input[..length]) != LineEnds::Crlf {
+            return Err(HeadError::Malformed("a line ends with LF alone"));
+        }
         self.method_at = range_in(input, method.as_bytes());
         self.target_at = range_in(input, target.as_bytes());
         self.version = version(minor);
@@ -175,87 +178,6 @@ impl RequestHead {
     }
 }
 
-/// Response head as received: the bytes, and the ranges of its parts.
-#[derive(Debug)]
-pub struct ResponseHead {
-    pub(super) fields: Fields,
-    pub(super) status: u16,
-    pub(super) reason_at: Range<u32>,
-    pub(super) version: Version,
-    /// HTTP/2: `Yes` if no content follows.
-    pub(super) end_stream: EndStream,
-}
-
-impl Default for ResponseHead {
-    fn default() -> Self {
-        ResponseHead {
-            fields: Fields::default(),
-            status: 0,
-            reason_at: 0..0,
-            version: Version::Http11,
-            end_stream: EndStream::No,
-        }
-    }
-}
-
-impl Deref for ResponseHead {
-    type Target = Fields;
-
-    fn deref(&self) -> &Fields {
-        &self.fields
-    }
-}
-
-impl ResponseHead {
-    /// Parses a head at the start of `input`: returns its length in bytes, or `None` if it is
-    /// incomplete.
-    ///
-    /// # Errors
-    /// As [`RequestHead::read`].
-    pub fn read(&mut self, input: &[u8]) -> Result<Option<usize>, HeadError> {
-        // A leftover of the message before: the answer behind it may belong to another request.
-        if matches!(input.first(), Some(b'\r' | b'\n')) {
-            return Err(HeadError::Malformed("the status line is empty"));
-        }
-        let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let mut parsed = httparse::Response::new(&mut []);
-        let outcome =
-            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, input, &mut slots);
-        let length = match outcome.map_err(|error| reason(error, input))? {
-            httparse::Status::Complete(length) => length,
-            httparse::Status::Partial if input.len() >= MAX_HEAD => return Err(HeadError::TooLarge),
-            httparse::Status::Partial => return Ok(None),
-        };
-        let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
-            return Err(HeadError::Malformed("the status line is incomplete"));
-        };
-        if !(100..=599).contains(&status) {
-            return Err(HeadError::Malformed("the status is not between 100 and 599"));
-        }
-        check_line_ends(&input[..length])?;
-        self.status = status;
-        self.reason_at = parsed.reason.map_or(0..0, |reason| range_in(input, reason.as_bytes()));
-        self.version = version(minor);
-        self.fields.store(&input[..length], parsed.headers);
-        Ok(Some(length))
-    }
-
-    /// Status code, 100 to 599.
-    pub fn status(&self) -> u16 {
-        self.status
-    }
-
-    /// Reason phrase as received; may be empty.
-    pub fn reason(&self) -> &[u8] {
-        self.slice(&self.reason_at)
-    }
-
-    /// Protocol version of the origin.
-    pub fn version(&self) -> Version {
-        self.version
-    }
-}
-
 /// Checks that a target has no white space and no control characters, and fits into a head once its
 /// other characters outside of ASCII are percent-encoded, for any version.
 pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
@@ -265,17 +187,7 @@ pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
     if encoded_len(target) > MAX_HEAD { Err(HeadError::LineTooLong) } else { Ok(()) }
 }
 
-/// Checks that each line ends with CR LF. httparse accepts a lone LF (RFC 9112 §2.2 allows it), but
-/// two readers that differ in this differ in where a message ends.
-fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
-    // A head begins with its first line, so there is a byte before each LF.
-    if memchr::memchr_iter(b'\n', head).all(|at| at > 0 && head[at - 1] == b'\r') {
-        return Ok(());
-    }
-    Err(HeadError::Malformed("a line ends with LF alone"))
-}
-
-fn version(minor: u8) -> Version {
+pub(super) fn version(minor: u8) -> Version {
     if minor == 0 { Version::Http10 } else { Version::Http11 }
 }
 
@@ -293,7 +205,7 @@ fn reason(error: httparse::Error, input: &[u8]) -> HeadError {
         httparse::Error::Status => "the status is not three digits",
         httparse::Error::Token => "the request line is not \"METHOD target HTTP/1.1\"",
         httparse::Error::TooManyHeaders => return HeadError::TooLarge,
-        httparse::Error::Version if names_version(input) => return HeadError::Version,
+        httparse::Error::Version if is_known_version(input) => return HeadError::Version,
         httparse::Error::Version => {
             "the request line is not \"METHOD target HTTP/1.1\", with one space between its parts"
         }
@@ -302,7 +214,7 @@ fn reason(error: httparse::Error, input: &[u8]) -> HeadError {
 
 /// True if the first line has three parts, of which the last (request) or the first (response) is
 /// an HTTP version.
-fn names_version(input: &[u8]) -> bool {
+pub(super) fn is_known_version(input: &[u8]) -> bool {
     let line = input.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
     let is_version = |word: &[u8]| matches!(word, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']);
     let words: Vec<&[u8]> = line.splitn(4, |byte| *byte == b' ').collect();
@@ -358,6 +270,14 @@ mod tests {
     }
 
     #[test]
+    fn a_target_may_hold_what_browsers_send_raw() {
+        let raw = "/caf\u{e9}/|{}\"^`[]\\<>?q=\u{fc}|\u{1f980}";
+        let head = format!("GET {raw} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let encoded = "/caf%C3%A9/|{}\"^`[]\\<>?q=%C3%BC|%F0%9F%A6%80";
+        assert_eq!(RequestHead::parse_for_test(head.as_bytes()).target(), encoded);
+    }
+
+    #[test]
     fn another_version_is_named_as_such() {
         assert_eq!(error(b"GET / HTTP/2.0\r\n\r\n"), HeadError::Version);
         assert_eq!(error(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), HeadError::Version);
@@ -373,20 +293,5 @@ mod tests {
         assert_eq!(error(&bomb), HeadError::TooLarge);
         assert_eq!(error(&[b"GET /".to_vec(), vec![b'a'; MAX_HEAD]].concat()), HeadError::LineTooLong);
         assert_eq!(error(&[b"GET / HTTP/1.1\r\nA: ".to_vec(), vec![b'a'; MAX_HEAD]].concat()), HeadError::TooLarge);
-    }
-
-    #[test]
-    fn a_response_without_a_reason_is_read() {
-        let mut head = ResponseHead::default();
-        assert_eq!(head.read(b"HTTP/1.1 204\r\nA: b\r\n\r\n"), Ok(Some(22)));
-        assert_eq!((head.status(), head.reason(), head.find("a")), (204, &b""[..], Some(&b"b"[..])));
-        assert!(head.read(b"HTTP/1.1 999 Odd\r\n\r\n").is_err());
-    }
-
-    #[test]
-    fn an_empty_line_before_a_status_line_is_no_response() {
-        for input in [&b"\r\n"[..], b"\n", b"\r\nHTTP/1.1 200 OK\r\n\r\n", b"\nHTTP/1.1 200 OK\r\n\r\n"] {
-            assert!(ResponseHead::default().read(input).is_err(), "{}", input.escape_ascii());
-        }
     }
 }

@@ -11,9 +11,9 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`head`], [`field`], `request_target` | start line and fields of a message |
+//! | [`head`], [`response_head`], [`field`], `request_target`, `line_ends` | start line and fields of a message |
 //! | [`request_line`] | HTTP told from other protocols by its first line |
-//! | [`framing`], [`chunked`] | length of a body, chunked coding |
+//! | [`framing`], [`chunked`], [`trailer_section`] | length of a body, chunked coding, trailers |
 //! | [`stream`], `tcp` | byte stream over TCP, TLS, or a stream of HTTP/2 |
 //! | [`buffer`], [`conn`] | buffered connection |
 //! | [`http2`] | HTTP/2 connections of callers and to origins |
@@ -34,13 +34,17 @@ pub mod fuzzing;
 pub mod head;
 pub mod http2;
 pub mod http_client;
+mod line_ends;
 pub mod request_line;
 mod request_target;
+pub mod response_head;
 pub mod stream;
 mod tcp;
+pub mod trailer_section;
 
 pub use conn::Conn;
 pub use field::{Fields, Name, members};
 pub use framing::{ConnectionOptions, Length};
-pub use head::{HeadError, RequestHead, ResponseHead, Version};
+pub use head::{HeadError, RequestHead, Version};
+pub use response_head::{HeadLimits, ResponseHead};
 pub use stream::Stream;

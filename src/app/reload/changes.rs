@@ -68,6 +68,7 @@ impl OtherChanges {
                 old.access != new.access || old.dial.deny != new.dial.deny || old.dial.allow != new.dial.allow,
             ),
             ("[timeouts]", old.timeouts != new.timeouts),
+            ("[http]", old.pool.response_head != new.pool.response_head),
             ("[trace]", old.trace != new.trace),
             ("[log]", before.log != after.log || old.access_log != new.access_log),
             ("[config]", before.watch != after.watch),

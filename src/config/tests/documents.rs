@@ -98,6 +98,7 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[[tls.client]]", "[[tls.client]]\n"),
         ("[access]", "[access]\n"),
         ("[timeouts]", "[timeouts]\n"),
+        ("[http]", "[http]\n"),
         ("[store]", "[store]\n"),
         ("[state]", "[state]\n"),
         ("[config]", "[config]\n"),

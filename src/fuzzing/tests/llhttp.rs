@@ -64,12 +64,14 @@ fn compare(connections: Vec<FramedRequest>, may_refuse: &[&str]) {
     assert!(known.len() > 100, "only {} requests are compared", known.len());
     for (expected, (error, requests)) in known.iter().zip(read_by_llhttp(&known)) {
         let shown = || format!("{error}: {requests:#?}\nfor {}", expected.bytes.escape_ascii());
-        if may_refuse.contains(&&*error) && requests[0]["complete"] == false {
+        // llhttp refuses what a URL must not have; callers may send it all the same, to origins that take it.
+        let is_odd_url = error == "INVALID_URL" && !expected.target.is_ascii();
+        if (is_odd_url || may_refuse.contains(&&*error)) && requests[0]["complete"] == false {
             continue;
         }
         let first = &requests[0];
         assert_eq!(first["method"], expected.method, "{}", shown());
-        assert_eq!(first["target"], expected.target, "{}", shown());
+        assert_eq!(first["target"], latin1(expected.target.as_bytes()), "{}", shown());
         let field = |field: &Value| {
             let [name, value] = [0, 1].map(|at| field[at].as_str().unwrap().to_owned());
             (name.to_ascii_lowercase().into_bytes(), value.trim_end_matches([' ', '\t']).to_owned().into_bytes())

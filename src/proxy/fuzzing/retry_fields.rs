@@ -6,7 +6,7 @@ use crate::locker::RefusalReason;
 use crate::proxy::pushback::reset_time::{FIRST_MOMENT, seconds, wait};
 use crate::proxy::pushback::signal::{self, Signal};
 use crate::proxy::refusal::Refusal;
-use crate::wire::{Name, ResponseHead};
+use crate::wire::{HeadLimits, Name, ResponseHead};
 
 /// Pushback fields of an origin: only refusals and failures push back, and a 429 always does; no wait is shorter than
 /// what Retry-After asks for, a further Retry-After never makes it shorter, and a later time never makes it longer. The
@@ -16,7 +16,7 @@ pub fn retry_after(input: &[u8]) {
     let status = [429_u16, 503, 200, 500][usize::from(choice % 4)];
     let mut head = ResponseHead::default();
     let text = [format!("HTTP/1.1 {status} X\r\n").as_bytes(), fields, b"\r\n\r\n"].concat();
-    let Ok(Some(_)) = head.read(&text) else { return };
+    let Ok(Some(_)) = head.read(&text, HeadLimits::default()) else { return };
     let now = Duration::from_secs(u64::from(*choice) * 1_000_000_007);
     let found = signal::read(&head, now);
     assert!(found.is_none() || (400..600).contains(&status));
@@ -31,7 +31,7 @@ pub fn retry_after(input: &[u8]) {
     }
     let more = [&text[..text.len() - 2], b"Retry-After: 7\r\n\r\n"].concat();
     let mut longer = ResponseHead::default();
-    if let Ok(Some(_)) = longer.read(&more) {
+    if let Ok(Some(_)) = longer.read(&more, HeadLimits::default()) {
         let with_more = named(signal::read(&longer, now));
         // Retry-After counts before fields that tell of a quota.
         if values.iter().any(|value| wait(value, now).is_some()) {

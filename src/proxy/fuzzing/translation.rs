@@ -14,7 +14,8 @@ use crate::wire::fuzzing::check_with_hyper;
 use crate::wire::head::{EndStream, MAX_FIELDS};
 use crate::wire::http2::fuzzing::{arrived, arrived_response, request_of};
 use crate::wire::{
-    Conn, ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead, Stream, Version, framing, http2,
+    Conn, ConnectionOptions, Fields, HeadLimits, Length, Name, RequestHead, ResponseHead, Stream, Version, framing,
+    http2,
 };
 
 /// Most fields of a message that is compared: the gateway adds some, and its own readers take [`MAX_FIELDS`].
@@ -172,7 +173,7 @@ fn names(fields: &Fields, name: &[u8]) -> bool {
 pub fn response_translation(input: &[u8]) {
     let [choice, input @ ..] = input else { return };
     let mut head = ResponseHead::default();
-    let Ok(Some(_)) = head.read(input) else { return };
+    let Ok(Some(_)) = head.read(input, HeadLimits::default()) else { return };
     let method = ["GET", "HEAD", "POST"][usize::from(choice % 3)];
     let version = [Version::Http10, Version::Http11, Version::Http2][usize::from(choice / 3 % 3)];
     let Ok(from) = framing::of_response(&head, method) else { return };
@@ -205,7 +206,12 @@ pub fn response_translation(input: &[u8]) {
         buffer_response(&head, returned, &mut to);
         let sent = to.out().clone();
         let mut read = ResponseHead::default();
-        assert_eq!(read.read(&sent), Ok(Some(sent.len())), "not one response: {}", sent.escape_ascii());
+        assert_eq!(
+            read.read(&sent, HeadLimits::default()),
+            Ok(Some(sent.len())),
+            "not one response: {}",
+            sent.escape_ascii()
+        );
         let framed = framing::of_response(&read, method);
         let options = ConnectionOptions::of(read.all(Name::Connection));
         if !switches(&head) {

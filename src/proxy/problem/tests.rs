@@ -3,6 +3,7 @@
 use super::super::serialize::{LocalResponse, write_local};
 use super::*;
 use crate::locker::RefusalReason;
+use crate::wire::HeadLimits;
 use crate::wire::{HeadError, Name, ResponseHead};
 
 const NOW: i128 = 1_000_000_000_000_000_000;
@@ -76,7 +77,7 @@ fn written(refusal: &Refusal) -> (ResponseHead, String) {
     };
     write_local(&response, &mut out);
     let mut head = ResponseHead::default();
-    let length = head.read(&out).expect("well-formed").expect("whole");
+    let length = head.read(&out, HeadLimits::default()).expect("well-formed").expect("whole");
     (head, String::from_utf8(out[length..].to_vec()).expect("UTF-8"))
 }
 

@@ -105,9 +105,8 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_000_000_000);
 
     fn signal(status: u16, fields: &str) -> Option<Signal> {
-        let mut head = ResponseHead::default();
         let text = format!("HTTP/1.1 {status} X\r\n{}\r\n", fields.replace('|', "\r\n") + "\r\n");
-        head.read(text.as_bytes()).expect("well-formed").expect("whole");
+        let head = ResponseHead::parse_for_test(text.as_bytes());
         read(&head, NOW)
     }
 

@@ -6,10 +6,13 @@ pub mod hyper_server;
 
 use self::hyper_server::{SeenRequest, requests_seen};
 use super::chunked::{ChunkedDecoder, Piece, write_chunk};
-use super::framing::{self, AmbiguousLength};
+use super::framing;
+use super::head::MAX_FIELDS;
 use super::request_line::{FirstLine, MAX_METHOD, first_line};
 use super::request_target::encoded_target;
-use super::{ConnectionOptions, Fields, Length, Name, RequestHead, ResponseHead};
+use super::response_head::may_be_complete;
+use super::trailer_section::{Grammar, for_each_field};
+use super::{ConnectionOptions, Fields, HeadLimits, Length, Name, RequestHead, ResponseHead};
 
 /// Request that follows the one under test on the same connection; a reader that finds it agrees on where the first
 /// one ends.
@@ -59,25 +62,51 @@ pub fn request_head(input: &[u8]) {
     }
 }
 
-/// Response heads: as [`request_head`], with the length of the body for several methods.
+/// Response heads: as [`request_head`], with the length of the body for several methods. What is written for a head
+/// that was repaired is a head by the strict grammar of requests.
 pub fn response_head(input: &[u8]) {
-    let mut head = ResponseHead::default();
-    let outcome = head.read(input);
-    check_arrival(input, &outcome, |input| ResponseHead::default().read(input));
-    let Ok(Some(_)) = outcome else { return };
-    assert!((100..=599).contains(&head.status()));
+    let (mut head, limits) = (ResponseHead::default(), HeadLimits::default());
+    let outcome = head.read(input, limits);
+    check_arrival(input, &outcome, |input| ResponseHead::default().read(input, limits));
+    let Ok(Some(length)) = outcome else { return };
+    check_attempts(&input[..length], limits);
+    assert!((100..=999).contains(&head.status()));
     let mut written = format!("HTTP/1.{} {} ", minor(head.version()), head.status()).into_bytes();
     written.extend_from_slice(head.reason());
     written.extend_from_slice(b"\r\n");
     write_fields(&head, &mut written);
     let mut again = ResponseHead::default();
-    assert_eq!(again.read(&written), Ok(Some(written.len())), "{}", written.escape_ascii());
+    assert_eq!(again.read(&written, limits), Ok(Some(written.len())), "{}", written.escape_ascii());
     assert_eq!((again.status(), again.version()), (head.status(), head.version()));
+    assert!(!again.has_doubtful_end());
+    check_strictly(&head);
     assert_eq!(again.reason(), head.reason());
     assert_eq!(owned(&again), owned(&head));
     for method in ["GET", "HEAD", "POST"] {
         assert_eq!(framing::of_response(&again, method), framing::of_response(&head, method));
         check_length(&head, method);
+    }
+}
+
+/// Checks that a reader that parses only when [`may_be_complete`] says so finds the end of a head, however it arrives.
+fn check_attempts(head: &[u8], limits: HeadLimits) {
+    let mut seen = 0;
+    for piece in pieces(head) {
+        let here = &head[..seen + piece.len()];
+        let is_tried = may_be_complete(here, seen, limits);
+        assert!(is_tried || here.len() < head.len(), "the end of {} is missed", head.escape_ascii());
+        seen = here.len();
+    }
+}
+
+/// Checks that the fields of a response, as they are written, are fields by the grammar of requests.
+fn check_strictly(head: &ResponseHead) {
+    let mut written = b"GET / HTTP/1.1\r\n".to_vec();
+    write_fields(head, &mut written);
+    let mut strict = RequestHead::default();
+    if head.fields().count() <= MAX_FIELDS {
+        assert_eq!(strict.read(&written), Ok(Some(written.len())), "{}", written.escape_ascii());
+        assert_eq!(owned(&strict), owned(head));
     }
 }
 
@@ -95,12 +124,13 @@ fn check_length(head: &ResponseHead, method: &str) {
         }
         Ok(Length::Chunked) => assert!(codings == 1 && lengths.is_empty()),
         Ok(Length::UntilClose) => assert!(codings == 0 && lengths.is_empty()),
-        Err(AmbiguousLength(_)) => assert!(!bodiless && codings + lengths.len() > 0),
+        Err(_) => assert!(!bodiless && codings + lengths.len() > 0),
     }
 }
 
 /// Chunked bodies: every split of the input into reads gives the same content, trailers and end, and hyper finds the
-/// end at the same byte. Content that is written in chunks is read back.
+/// end at the same byte. A body of a response is read in the same way if the strict grammar accepts it. Content that is
+/// written in chunks is read back.
 pub fn chunked(input: &[u8]) {
     let whole = decode(std::iter::once(input));
     // A fault in the trailers is found at the end of a line, so that they need not be read anew for each byte.
@@ -108,6 +138,7 @@ pub fn chunked(input: &[u8]) {
     let ended = decode(std::iter::once(&line[..]));
     assert_eq!(decode(pieces(&line)), ended, "in pieces");
     assert_eq!(decode(line.chunks(1)), ended, "byte by byte");
+    check_lenient(&line, &ended);
     if let Decoded::Ended { content, consumed, .. } = &whole {
         let head = b"POST /first HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         let seen = requests_seen(&[head, &input[..*consumed], NEXT].concat());
@@ -121,6 +152,25 @@ pub fn chunked(input: &[u8]) {
     written.extend_from_slice(b"0\r\n\r\nrest");
     let expected = Decoded::Ended { content: input.to_vec(), trailers: b"\r\n".to_vec(), consumed };
     assert_eq!(decode(std::iter::once(&written[..])), expected);
+}
+
+/// Checks the lenient grammar: it accepts what the strict one does, and its outcome does not depend on how the body
+/// arrives. `strict`: outcome of the strict one.
+fn check_lenient(input: &[u8], strict: &Decoded) {
+    let lenient = decode_by(Grammar::Lenient, std::iter::once(input));
+    assert_eq!(decode_by(Grammar::Lenient, pieces(input)), lenient, "in pieces");
+    assert_eq!(decode_by(Grammar::Lenient, input.chunks(1)), lenient, "byte by byte");
+    if matches!(strict, Decoded::Ended { .. }) {
+        assert_eq!(lenient, *strict);
+    }
+    if let Decoded::Ended { trailers, .. } = lenient {
+        for_each_field(&trailers, |name, value| {
+            let line = [name, b": ", value, b"\r\n\r\n"].concat();
+            let mut strict = RequestHead::default();
+            let head = [&b"GET / HTTP/1.1\r\n"[..], &line].concat();
+            assert_eq!(strict.read(&head), Ok(Some(head.len())), "{}", line.escape_ascii());
+        });
+    }
 }
 
 /// Outcome of decoding a chunked body.
@@ -141,9 +191,14 @@ pub enum Decoded {
     Malformed(Vec<u8>),
 }
 
-/// Decodes a chunked body that arrives in these pieces.
+/// Decodes a chunked body of a request that arrives in these pieces.
 pub fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
-    let (mut decoder, mut content, mut waiting, mut consumed) = (ChunkedDecoder::default(), Vec::new(), Vec::new(), 0);
+    decode_by(Grammar::Strict, pieces)
+}
+
+fn decode_by<'a>(grammar: Grammar, pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
+    let mut decoder = ChunkedDecoder::new(grammar);
+    let (mut content, mut waiting, mut consumed) = (Vec::new(), Vec::new(), 0);
     for piece in pieces {
         waiting.extend_from_slice(piece);
         loop {

@@ -19,13 +19,12 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::wire::Version;
-use crate::wire::chunked::is_forbidden;
-use crate::wire::head::{EndStream, HeadError, MAX_FIELDS, RequestHead, ResponseHead, check_target};
+use crate::wire::field::Fields;
+use crate::wire::head::{EndStream, HeadError, MAX_FIELDS, RequestHead, Version, check_target};
+use crate::wire::line_ends::LineEnds;
 use crate::wire::request_target::encoded_target;
-
-/// Most trailer fields that are passed on. As for chunked bodies.
-const MAX_TRAILERS: usize = 64;
+use crate::wire::response_head::{HeadLimits, ResponseHead};
+use crate::wire::trailer_section::{self, MAX_TRAILER_FIELDS, is_dropped};
 
 /// Fields of a message to be sent by HTTP/2.
 ///
@@ -137,7 +136,7 @@ pub(super) fn read_request(
     if let Some(encoded) = encoded_target(into.target()) {
         into.target_at = into.fields.append(encoded.as_bytes());
     }
-    read_fields(&head.headers, &mut into.fields)
+    read_fields(&head.headers, MAX_FIELDS, &mut into.fields)
 }
 
 /// True if two authorities name one server: letter case and the scheme's default port do not matter
@@ -162,27 +161,29 @@ fn single_host(head: &http::request::Parts) -> Result<Option<&[u8]>, HeadError> 
 /// 101 (Switching Protocols) is an error: HTTP/2 has none (RFC 9113 §8.6).
 ///
 /// # Errors
-/// `Malformed` for a status outside of 100 to 599, or 101, or white space around a value;
-/// `TooLarge` for too many fields. The origin is at fault (502).
+/// `Malformed` for 101 or white space around a value; `TooLarge` for more fields than the limits
+/// allow. The origin is at fault (502).
 pub(super) fn read_response(
     head: &http::response::Parts,
     end_stream: EndStream,
+    limits: HeadLimits,
     into: &mut ResponseHead,
 ) -> Result<(), HeadError> {
-    if !(100..=599).contains(&head.status.as_u16()) || head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(HeadError::Malformed("the status is none that HTTP/2 knows"));
     }
     into.version = Version::Http2;
+    into.line_ends = LineEnds::Crlf;
     into.status = head.status.as_u16();
     into.end_stream = end_stream;
     into.fields.clear();
     into.reason_at = into.fields.append(head.status.canonical_reason().unwrap_or_default().as_bytes());
-    read_fields(&head.headers, &mut into.fields)
+    read_fields(&head.headers, limits.fields, &mut into.fields)
 }
 
 /// Copies the fields. Crumbs of a cookie become one field in the place of the first, joined with `;
-/// `.
-fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Result<(), HeadError> {
+/// `. `most`: highest number of fields.
+fn read_fields(from: &HeaderMap, most: usize, into: &mut Fields) -> Result<(), HeadError> {
     let mut crumbs = from.get_all(COOKIE).iter().peekable();
     for (name, value) in from {
         let value = value.as_bytes();
@@ -203,7 +204,7 @@ fn read_fields(from: &HeaderMap, into: &mut crate::wire::field::Fields) -> Resul
         }
         into.push(name.as_str().as_bytes(), std::iter::once(value));
     }
-    if into.count() > MAX_FIELDS { Err(HeadError::TooLarge) } else { Ok(()) }
+    if into.count() > most { Err(HeadError::TooLarge) } else { Ok(()) }
 }
 
 /// True if a field name is a token (RFC 9110 §5.1). `http` accepts one byte more in the names that
@@ -218,7 +219,7 @@ fn is_token(name: &HeaderName) -> bool {
 /// none in HTTP/1.1.
 pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in trailers {
-        if !is_forbidden(name.as_str()) && is_token(name) {
+        if !is_dropped(name.as_str()) && is_token(name) {
             out.extend_from_slice(name.as_str().as_bytes());
             out.extend_from_slice(b": ");
             out.extend_from_slice(value.as_bytes());
@@ -231,25 +232,21 @@ pub fn write_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) {
 /// Trailers as they are passed on from one HTTP/2 connection to another, without fields that mean
 /// something to the framing or the routing (RFC 9110 §6.5.1); `None` if none are left, or too many.
 pub fn filter_trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
-    let is_dropped = |name: &&HeaderName| is_forbidden(name.as_str()) || !is_token(name);
+    let is_dropped = |name: &&HeaderName| is_dropped(name.as_str()) || !is_token(name);
     let forbidden: Vec<HeaderName> = trailers.keys().filter(is_dropped).cloned().collect();
     for name in forbidden {
         trailers.remove(name);
     }
     trailers.remove(CONTENT_LENGTH);
-    (1..=MAX_TRAILERS).contains(&trailers.len()).then_some(trailers)
+    (1..=MAX_TRAILER_FIELDS).contains(&trailers.len()).then_some(trailers)
 }
 
 /// Trailers from their HTTP/1.1 form, which was checked before; `None` if there are none.
 ///
 /// `Content-Length` is left out, as in [`filter_trailers`].
 pub fn read_trailers(written: &[u8]) -> Option<HeaderMap> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILERS];
-    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(written, &mut fields) else {
-        return None;
-    };
     let mut map = FieldMap::default();
-    fields.iter().for_each(|field| map.put(field.name.as_bytes(), field.value.trim_ascii()));
+    trailer_section::for_each_field(written, |name, value| map.put(name, value));
     map.0.remove(CONTENT_LENGTH);
     (!map.0.is_empty()).then_some(map.0)
 }

@@ -29,7 +29,7 @@ use super::stream_content::to_io_error;
 use super::window_growth::{PingPolicy, WindowGrowth};
 use super::wire_state::{CloseMode, DriverCommand, WireState};
 use crate::time::Time;
-use crate::wire::head::MAX_HEAD;
+use crate::wire::response_head::HeadLimits;
 
 /// Longest time that sending a GOAWAY may take. An origin that reads nothing would keep the
 /// connection forever.
@@ -48,7 +48,7 @@ impl H2Conn {
     /// Performs the HTTP/2 handshake (preface and SETTINGS). The returned future drives the
     /// connection: without polling it nothing moves, and it ends with the connection.
     ///
-    /// Settings sent: no server push, the windows and the head size of `limits`. Returns without
+    /// Settings sent: no server push, the windows of `limits`, and the longest head of a response. Returns without
     /// waiting for the origin's SETTINGS: see [`H2Conn::open_stream`] for the room until then.
     ///
     /// # Cancel safety
@@ -58,6 +58,7 @@ impl H2Conn {
     /// If the connection breaks.
     pub async fn handshake<S: LowerStream>(
         stream: S,
+        limits: HeadLimits,
         now: Time,
     ) -> io::Result<(H2Conn, impl Future<Output = ()> + Send + 'static)> {
         let mut settings = Builder::new();
@@ -65,7 +66,7 @@ impl H2Conn {
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(limits.bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
             // Until the origin's SETTINGS arrive: streams above its limit would wait inside `h2`, out of reach.
             .initial_max_send_streams(1);

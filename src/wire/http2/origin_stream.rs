@@ -20,7 +20,8 @@ use super::convert;
 use super::h2_conn_state::{HeadFlush, SettingsWait, StreamGuard};
 use super::stream_content::{StreamContent, to_io_error};
 use crate::time::Time;
-use crate::wire::head::{EndStream, ResponseHead};
+use crate::wire::head::EndStream;
+use crate::wire::response_head::{HeadLimits, ResponseHead};
 
 /// Reason for a missing response on a stream.
 #[derive(Debug, thiserror::Error)]
@@ -181,13 +182,14 @@ impl OriginStream {
     pub fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
+        limits: HeadLimits,
         into: &mut ResponseHead,
     ) -> Poll<Result<ResponseKind, StreamFailure>> {
         let RequestStage::Sent { answer, .. } = &mut self.stage else {
             return Poll::Ready(Err(self.connection_lost()));
         };
         if let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
-            convert::read_response(&interim.into_parts().0, EndStream::No, into)
+            convert::read_response(&interim.into_parts().0, EndStream::No, limits, into)
                 .map_err(|_| StreamFailure::ProtocolViolation)?;
             return Poll::Ready(Ok(ResponseKind::Interim));
         }
@@ -195,7 +197,7 @@ impl OriginStream {
             Ok(response) => {
                 let (head, recv) = response.into_parts();
                 let end = EndStream::when(|| recv.is_end_stream());
-                convert::read_response(&head, end, into).map_err(|_| StreamFailure::ProtocolViolation)?;
+                convert::read_response(&head, end, limits, into).map_err(|_| StreamFailure::ProtocolViolation)?;
                 self.content.set_recv(recv);
                 Poll::Ready(Ok(ResponseKind::Final))
             }
@@ -203,7 +205,7 @@ impl OriginStream {
         }
     }
 
-    /// Decides in this order: a reset by the origin, a GOAWAY that excludes the stream, the end of
+    /// Decides in this order: a reset by the origin, a first frame that was not SETTINGS, a GOAWAY that excludes the stream, the end of
     /// the connection; all the rest is a violation of the protocol.
     fn failure(&self, error: &h2::Error) -> StreamFailure {
         let RequestStage::Sent { stream, .. } = &self.stage else { return self.connection_lost() };

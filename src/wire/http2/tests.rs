@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::time::Time;
-use crate::wire::{Conn, Name, RequestHead, ResponseHead, Stream};
+use crate::wire::{Conn, HeadLimits, Name, RequestHead, ResponseHead, Stream};
 
 const NOW: Time = Time::from_nanos(1 << 60);
 
@@ -20,7 +20,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 async fn link(near: TcpStream) -> H2Conn {
-    let (link, driving) = H2Conn::handshake(Stream::plain(near), NOW).await.unwrap();
+    let (link, driving) = H2Conn::handshake(Stream::plain(near), HeadLimits::default(), NOW).await.unwrap();
     tokio::spawn(driving);
     settle(&link).await;
     link
@@ -56,7 +56,7 @@ async fn reply(conn: &mut Conn) -> Result<ResponseHead, StreamFailure> {
     let mut head = ResponseHead::default();
     loop {
         let stream = conn.stream.as_origin().unwrap();
-        match poll_fn(|cx| stream.poll_response(cx, &mut head)).await? {
+        match poll_fn(|cx| stream.poll_response(cx, HeadLimits::default(), &mut head)).await? {
             ResponseKind::Final => return Ok(head),
             ResponseKind::Interim => assert_eq!(head.status(), 103),
         }
@@ -255,7 +255,7 @@ async fn a_caller_that_gives_up_is_noticed_before_and_after_the_response_has_beg
 #[tokio::test]
 async fn a_link_has_no_more_streams_than_the_origin_allows_and_each_is_free_again() {
     let (near, mut far) = pair().await;
-    let (link, driving) = H2Conn::handshake(Stream::plain(near), NOW).await.unwrap();
+    let (link, driving) = H2Conn::handshake(Stream::plain(near), HeadLimits::default(), NOW).await.unwrap();
     tokio::spawn(driving);
     let first = link.open_stream(NOW).unwrap();
     assert!(link.open_stream(NOW).is_none(), "the origin has not said how many it takes");

@@ -13,7 +13,7 @@ use super::frame_parser::{FrameEvent, FrameParser, frame_type};
 use super::{H2CallerConn, LowerStream, PREFACE};
 use crate::wire::fuzzing::pieces;
 use crate::wire::head::{EndStream, HeadError};
-use crate::wire::{RequestHead, ResponseHead};
+use crate::wire::{HeadLimits, RequestHead, ResponseHead};
 
 /// Longest frame without a setting of the peer (RFC 9113 §4.2).
 const MAX_FRAME: usize = 16_384;
@@ -81,7 +81,7 @@ pub fn arrived(request: http::Request<()>, end_stream: EndStream) -> Result<Requ
 /// Reads a response that is about to be sent as if it had arrived.
 pub fn arrived_response(response: http::Response<()>, end_stream: EndStream) -> Result<ResponseHead, HeadError> {
     let mut head = ResponseHead::default();
-    convert::read_response(&response.into_parts().0, end_stream, &mut head).map(|()| head)
+    convert::read_response(&response.into_parts().0, end_stream, HeadLimits::default(), &mut head).map(|()| head)
 }
 
 /// Trailers: those of HTTP/1 that are read for HTTP/2 are written and read again without a change.
