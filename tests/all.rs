@@ -58,6 +58,7 @@ mod starting; // a start that fails leaves nothing behind, and says what to do
 mod support; // what all the others stand on
 mod systemd; // what it is notified of
 mod targets; // a URL is the same for limits and origins, whatever version carries it
+mod timeouts; // what is silent is cut by the timeout of its host, and named
 mod traces; // whoever collects traces is told of requests and their waits
 mod translation; // between HTTP/1.1 and HTTP/2 nothing is lost or smuggled
 mod tuning; // limits changed while requests wait

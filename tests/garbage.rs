@@ -38,7 +38,8 @@ impl Dice {
     }
 }
 
-const QUICK: &str = "[timeouts]\nhead = \"100ms\"\nidle = \"100ms\"\nanswer = \"300ms\"\nconnect = \"300ms\"\n";
+const QUICK: &str =
+    "[timeouts]\nhead = \"100ms\"\nidle = \"100ms\"\nbody_idle = \"100ms\"\nanswer = \"300ms\"\nconnect = \"300ms\"\n";
 
 #[test]
 fn damaged_requests_harm_nobody() {

@@ -221,7 +221,7 @@ fn a_small_head_that_unpacks_to_a_large_one_is_refused() {
 
 #[test]
 fn who_begins_and_does_not_go_on_is_not_waited_for() {
-    let (gateway, origin, before) = warm("[timeouts]\nhead = \"2s\"\nidle = \"3s\"\n\n");
+    let (gateway, origin, before) = warm("[timeouts]\nhead = \"2s\"\nidle = \"3s\"\nbody_idle = \"3s\"\n\n");
     let mut part = gateway.caller();
     part.send(&PREFACE[..10]).rest();
     let mut silent = gateway.caller();
@@ -245,7 +245,7 @@ fn who_begins_and_does_not_go_on_is_not_waited_for() {
 
 #[test]
 fn content_that_stands_still_is_given_up() {
-    let (gateway, origin, before) = warm("[timeouts]\nidle = \"2s\"\n\n");
+    let (gateway, origin, before) = warm("[timeouts]\nidle = \"2s\"\nbody_idle = \"2s\"\n\n");
     let mut caller = gateway.caller();
     let mut frames = Frames::caller(&mut caller.stream);
     frames.send(&Frame::headers(1, 0, &frames::request("POST", &origin.authority(), "/post")));
@@ -262,7 +262,7 @@ fn readers_without_a_window_hold_little_and_let_others_go() {
         let body = if request.target == "/large" { "z".repeat(4 << 20) } else { String::new() };
         link.answer(200, &body)
     });
-    let gateway = Gateway::start("[timeouts]\nidle = \"3s\"\n\n");
+    let gateway = Gateway::start("[timeouts]\nidle = \"3s\"\nbody_idle = \"3s\"\n\n");
     assert_eq!(gateway.get(&origin.url("/warm")).status, 200);
     let before = gateway.memory_kib();
     let mut callers: Vec<Caller> = (0..20).map(|_| gateway.caller()).collect();
@@ -278,7 +278,7 @@ fn readers_without_a_window_hold_little_and_let_others_go() {
     unharmed(&gateway, &origin, before, 48 << 10);
     for caller in &mut callers {
         let (_, stop) = caller.rest();
-        assert_ne!(stop, stream::Stop::Silence, "who takes nothing for [timeouts] idle is given up");
+        assert_ne!(stop, stream::Stop::Silence, "who takes nothing for [timeouts] body_idle is given up");
     }
 }
 

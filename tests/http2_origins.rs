@@ -136,7 +136,7 @@ fn an_origin_that_says_nothing_after_the_head_is_a_504_and_its_stream_is_reset()
 
 #[test]
 fn idle_connections_to_origins_end() {
-    let (stage, origin) = stage_with("[timeouts]\nidle = \"2s\"\n\n", Manners::default());
+    let (stage, origin) = stage_with("[timeouts]\nidle = \"2s\"\nbody_idle = \"2s\"\n\n", Manners::default());
     assert_eq!(stage.get(&origin.name(), "/").status, 200);
     eventually("nobody keeps it for ever", || origin.open() == 0);
     assert_eq!(stage.get(&origin.name(), "/again").status, 200);

@@ -166,7 +166,7 @@ fn plain_http_in_a_tunnel_to_a_named_host_is_counted_too() {
 
 #[test]
 fn who_begins_neither_tls_nor_http_in_an_opened_tunnel_is_not_served() {
-    let (stage, origin) = stage("[timeouts]\nhead = \"2s\"\nidle = \"3s\"\n\n");
+    let (stage, origin) = stage("[timeouts]\nhead = \"2s\"\nidle = \"3s\"\nbody_idle = \"3s\"\n\n");
     let [mut noise, mut silent, mut half] = [(); 3].map(|()| stage.tunnel(&origin.name()));
     noise.send([0, 1, 2, 3, 13, 10, 13, 10]);
     half.send([0x16, 3, 1, 2, 0]);
@@ -308,7 +308,7 @@ fn an_early_answer_inside_is_passed_on() {
 
 #[test]
 fn an_opened_tunnel_ends_when_nothing_happens_in_it() {
-    let (stage, origin) = stage("[timeouts]\nidle = \"2s\"\n\n");
+    let (stage, origin) = stage("[timeouts]\nidle = \"2s\"\nbody_idle = \"2s\"\n\n");
     let mut inside = stage.opened(&origin.name());
     assert_eq!(inside.send(get(&origin.name(), "/")).answer().status, 200);
     inside.expect_end();

@@ -195,7 +195,7 @@ fn a_head_that_does_not_come_is_a_408() {
 
 #[test]
 fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
-    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nidle = \"2s\"\nhead = \"2s\"\n"));
+    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nidle = \"2s\"\nbody_idle = \"2s\"\nhead = \"2s\"\n"));
     let origin = Origin::start();
     let mut caller = gateway.caller();
     assert_eq!(caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/"))).answer().status, 200);
@@ -211,7 +211,8 @@ fn assert_logged(gateway: &Gateway, text: &str) {
 #[test]
 fn content_that_stops_is_a_408_and_the_log_says_how_much_came() {
     let origin = Origin::start();
-    let gateway = Gateway::start(&format!("{}\n[timeouts]\nidle = \"300ms\"\n", limit(10, "1s", "")));
+    let gateway =
+        Gateway::start(&format!("{}\n[timeouts]\nidle = \"300ms\"\nbody_idle = \"300ms\"\n", limit(10, "1s", "")));
     let mut caller = gateway.caller();
     caller.send(format!("POST {} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n0123456789", origin.url("/half")));
     check_ours(&caller.answer_to("POST"), 408, "http_request_error");

@@ -10,7 +10,7 @@ fn content_that_stands_still_ends_the_exchange() {
         link.read_body();
         Next::Close
     });
-    let toml = "[[limit]]\nname = \"one\"\nmatch = { host = [\"127.0.0.1\"] }\nin_flight = 1\n\n[timeouts]\nidle = \"300ms\"\n";
+    let toml = "[[limit]]\nname = \"one\"\nmatch = { host = [\"127.0.0.1\"] }\nin_flight = 1\n\n[timeouts]\nidle = \"300ms\"\nbody_idle = \"300ms\"\n";
     let gateway = Gateway::start(toml);
     let mut caller = gateway.caller();
     caller.send(format!("POST {} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc", origin.url("/")));
@@ -38,7 +38,7 @@ fn content_that_comes_byte_by_byte_ends_when_a_request_has_had_its_time() {
         }
     };
     check_ours(&answer, 408, "http_request_error");
-    assert!(answer.text().contains("[timeouts] idle, request"), "{}", answer.raw);
+    assert!(answer.text().contains("[timeouts] request = 600ms"), "{}", answer.text());
     eventually("the origin is let go", || origin.open() == 0);
 }
 
@@ -50,7 +50,7 @@ fn an_answer_that_nobody_reads_ends_the_exchange() {
         while link.stream.send(&part).is_ok() {}
         Next::Close
     });
-    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nidle = \"300ms\"\n"));
+    let gateway = Gateway::start(&format!("{UNLIMITED}[timeouts]\nidle = \"300ms\"\nbody_idle = \"300ms\"\n"));
     let mut caller = gateway.caller();
     caller.send(gateway::get(&origin.url("/"))).head();
     eventually("the origin is let go", || origin.count() == 1 && origin.open() == 0);

@@ -256,7 +256,7 @@ pub(super) fn max_settle_time(settings: &Settings) -> Option<Duration> {
 /// content.
 pub(super) fn settle_time(settings: &Settings) -> Duration {
     let timeouts = &settings.proxy.timeouts;
-    max_settle_time(settings).unwrap_or(timeouts.connect + timeouts.answer + longest_linger(settings))
+    max_settle_time(settings).unwrap_or(timeouts.longest_answer() + longest_linger(settings))
 }
 
 /// The longest [`Limit::linger`] of all limits.

@@ -1,23 +1,18 @@
-//! Schema of `[access]` and `[timeouts]`: every key, its form and its default.
+//! Schema of `[access]`: every key, its form and its default.
 //!
-//! Example of the two sections as a file has them:
+//! Example of the section as a file has it:
 //!
 //! ```text
 //! [access]
 //! allow_from    = ["10.0.0.0/8", "::1"]
 //! users         = "users"
 //! connect_ports = [443, 8443]
-//!
-//! [timeouts]
-//! connect = "5s"
-//! drain   = "30s"
 //! ```
 //!
 //! Constraints with other sections are not checked here: an open gateway without `allow_from` and
 //! `users` is found by `validate`, ranges without effect by `address_rules`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -25,16 +20,6 @@ use super::toml_table::TomlTable;
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::{path, port, range, upgrade};
 use crate::net::prefix::Ipv6Prefix;
-use crate::proxy::Timeouts;
-
-/// Lower bound of `drain`: a stop that waits for no request.
-const NONE: Duration = Duration::ZERO;
-/// Lower bound of all other timeouts. Zero would make each request fail.
-const MS: Duration = Duration::from_millis(1);
-/// Upper bound of `drain`. A choice: a stop that takes longer is hardly intended.
-const HOUR: Duration = Duration::from_secs(3_600);
-/// Upper bound of all other timeouts.
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// `[access]`: callers that may use the gateway, and hosts, ports and addresses that they may reach.
 #[derive(Debug)]
@@ -115,25 +100,6 @@ impl AccessSection {
     }
 }
 
-/// Reads `[timeouts]`.
-///
-/// Keys and defaults: `head` 10 s, `connect` 5 s, `answer` 60 s, `idle` 90 s, `tunnel_idle` 10 min,
-/// `drain` 30 s. `request` has no default: a request may take any time while its content makes
-/// progress. Ranges: 1 ms to 1 day, of `drain` 0 to 1 h.
-pub(super) fn read_timeouts(table: &mut TomlTable<'_>) -> Timeouts {
-    let request = table.get("request", |v| v.duration(MS..=DAY)).get().map(|at| at.value);
-    let mut wait = |key, default| table.get(key, |v| v.duration(MS..=DAY)).or(default);
-    Timeouts {
-        head: wait("head", secs(10)),
-        connect: wait("connect", secs(5)),
-        answer: wait("answer", secs(60)),
-        request,
-        idle: wait("idle", secs(90)),
-        tunnel_idle: wait("tunnel_idle", secs(600)),
-        drain: table.get("drain", |v| v.duration(NONE..=HOUR)).or(secs(30)),
-    }
-}
-
 impl<T> Setting<Vec<Spanned<T>>> {
     /// The values without their spans; `None` unless the list is valid.
     fn map_all(self) -> Option<Vec<T>> {
@@ -142,8 +108,4 @@ impl<T> Setting<Vec<Spanned<T>>> {
             Setting::Absent | Setting::Invalid => None,
         }
     }
-}
-
-const fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
 }

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use super::limit_schema::LimitSection;
 use super::report::Reports;
 use super::schema::ConfigFile;
+use super::timeouts_schema::TimeoutsForSection;
 use super::toml_value::{SourceSpan, Spanned, nearest};
 use super::value_parsers::TextPattern;
 use crate::proxy::claims::Cost;
@@ -35,6 +36,7 @@ pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
     lint.intercept();
     lint.access();
     lint.addresses();
+    file.timeouts.overrides.iter().for_each(|section| lint.timeouts(section));
 }
 
 /// The file and the collector of its warnings, for the checks below.
@@ -171,6 +173,27 @@ impl Lint<'_> {
         }
     }
 
+    /// Warns of timeouts that hold for no request in opaque tunnels.
+    fn timeouts(&self, section: &TimeoutsForSection) {
+        let hosts = section.hosts.get().map(|list| list.value.as_slice()).unwrap_or_default();
+        let is_opaque = |at: &&Spanned<TextPattern<HostPattern>>| {
+            self.opaque_port(&at.value.pattern).is_some() && !self.is_routed(&at.value.pattern)
+        };
+        let of_requests = [("answer", &section.answer), ("body_idle", &section.body_idle)];
+        for host in hosts.iter().filter(is_opaque).map(|at| at.value.text.as_str()) {
+            if let Some(path) = section.paths.first() {
+                let message =
+                    format!("these timeouts hold for no https request to {host}: an opaque tunnel shows no path");
+                self.reports.warn(&path.span, message, opened(host));
+                continue;
+            }
+            for (key, at) in of_requests.iter().filter_map(|(key, timeout)| Some((key, timeout.get()?))) {
+                let message = format!("`{key}` holds for no https request to {host}: they are in opaque tunnels");
+                self.reports.warn(&at.span, message, opened(host));
+            }
+        }
+    }
+
     /// Warns of intercepted hosts to which no tunnel leads, or that no limit names.
     ///
     /// Hosts of `[[tls.client]]` count as named: their tunnels are intercepted for the certificate.
@@ -238,6 +261,14 @@ impl Lint<'_> {
             self.reports.warn(span, message, "leave it out here, or its range there");
         }
     }
+}
+
+/// Advice that makes requests to a host visible to timeouts.
+fn opened(host: &str) -> String {
+    if host == "*" || host.starts_with("*:") {
+        return "name its hosts, and have their tunnels intercepted: intercept in [tls]".to_owned();
+    }
+    format!("add {host:?} to intercept in [tls], or set tunnel_idle instead")
 }
 
 /// Advice that makes requests to a host visible to limits, or refuses opaque tunnels to it.

@@ -40,6 +40,7 @@ mod store_check;
 mod store_schema;
 #[cfg(test)]
 mod tests;
+mod timeouts_schema;
 mod tls_check;
 mod toml_table;
 mod toml_value;

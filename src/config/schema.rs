@@ -10,14 +10,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::access_schema::{self, AccessSection};
+use super::access_schema::AccessSection;
 use super::limit_schema::LimitSection;
 use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSection, StateSection, TraceSection};
 use super::store_schema::StoreSection;
+use super::timeouts_schema::TimeoutsSection;
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, Spanned};
 use super::value_parsers::{Destination, TextPattern, address, folder, host, path, plain_path, route_destination};
-use crate::proxy::Timeouts;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::wire::HeadLimits;
@@ -38,8 +38,8 @@ pub(super) struct ConfigFile {
     pub(super) tls: TlsSection,
     /// `[access]`.
     pub(super) access: AccessSection,
-    /// `[timeouts]`, with all defaults applied.
-    pub(super) timeouts: Timeouts,
+    /// `[timeouts]` and `[[timeouts.for]]`.
+    pub(super) timeouts: TimeoutsSection,
     /// `[http]`, with all defaults applied.
     pub(super) response_head: HeadLimits,
     /// `[store]`.
@@ -143,7 +143,7 @@ impl ConfigFile {
             routes: root.sections("route", "[[route]]", RouteSection::read),
             tls: root.section("tls", "[tls]", TlsSection::read),
             access: root.section("access", "[access]", AccessSection::read),
-            timeouts: root.section("timeouts", "[timeouts]", access_schema::read_timeouts),
+            timeouts: root.section("timeouts", "[timeouts]", TimeoutsSection::read),
             response_head: root.section("http", "[http]", read_http),
             store: root.section("store", "[store]", StoreSection::read),
             state: root.section("state", "[state]", StateSection::read),

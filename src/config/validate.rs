@@ -19,6 +19,7 @@ use super::limit_check::KeyContext;
 use super::process_schema::{AdminSection, LocksSection, StateSection, TraceSection};
 use super::report::Reports;
 use super::schema::{ConfigFile, RouteSection};
+use super::timeouts_schema::TimeoutsForSection;
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
 use super::{address_rules, folders, limit_check, lint, listeners, store_check, tls_check, users};
@@ -58,7 +59,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
     };
     let checked = limit_check::check_limits(file.limits, &keying, reports);
-    let store = store_check::check(&file.store, &checked, file.timeouts.request, folder, reports);
+    let store = store_check::check(&file.store, &checked, file.timeouts.common.request, folder, reports);
     let state = state(&file.state, folder);
     let state_span = file.state.dir.get().map_or(0..0, |at| at.span.clone());
     let unusable = folders::check_state(&state, &state_span, reports).into_iter().chain(tls.unusable).collect();
@@ -69,6 +70,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         rules.push(limit.rule);
         explanations.push(limit.explanation);
     }
+    explanations.extend(file.timeouts.overrides.iter().map(TimeoutsForSection::explain));
     let trace = trace(&file.trace, &tls.verify.trust, reports);
     Settings {
         text: "".into(),
@@ -87,10 +89,10 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
             trace,
             pool: PoolSettings {
                 idle_per_origin: IDLE_PER_ORIGIN,
-                idle_timeout: file.timeouts.idle,
+                idle_timeout: file.timeouts.common.idle,
                 response_head: file.response_head,
             },
-            timeouts: file.timeouts,
+            timeouts: file.timeouts.check(reports),
             own: listen.clone(),
             warnings: Arc::default(),
         },

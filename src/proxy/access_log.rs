@@ -66,6 +66,8 @@ pub struct AccessLogEntry {
     pub dry_run_delay: Option<(Arc<str>, Duration)>,
     /// Reason of a refusal or an unusual end.
     pub note: Option<Cow<'static, str>>,
+    /// Timeout that ended it: its key and its value, such as `timeouts.answer=60s`.
+    pub timeout: Option<String>,
 }
 
 /// Handle of the access log. Hands records to the thread that writes them without ever waiting for it; a record that
@@ -250,6 +252,7 @@ fn write_text(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         took,
         dry_run_delay,
         note,
+        timeout,
     } = record;
     push(format_args!("{} ", Rfc3339(unix_nanos)));
     match user {
@@ -274,6 +277,9 @@ fn write_text(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
     if let Some(note) = note {
         push(format_args!(" note={}", EscapedWord(note)));
     }
+    if let Some(timeout) = timeout {
+        push(format_args!(" timeout={}", EscapedWord(timeout)));
+    }
     out.push('\n');
 }
 
@@ -293,6 +299,7 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         took,
         dry_run_delay,
         note,
+        timeout,
     } = record;
     let address = peer.to_canonical().to_string();
     write!(out, "{{\"time\":\"{}\"", Rfc3339(unix_nanos)).expect("writing to a String cannot fail");
@@ -304,6 +311,7 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         (",\"target\":", Some(&target)),
         (",\"refused_by\":", *refused_by),
         (",\"note\":", note.as_deref()),
+        (",\"timeout\":", timeout.as_deref()),
     ];
     for (name, value) in strings {
         let Some(value) = value else { continue };

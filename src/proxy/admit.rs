@@ -166,7 +166,8 @@ fn plan(
     // A tunnel needs a new connection, one that carried no requests before.
     let fresh = if target.form == Form::Authority { Freshness::Since(log.started) } else { Freshness::Any };
     let want = ConnRequirement { fresh, offer: offer(&target, head, &outgoing) };
-    Ok(Plan { target, upstream, admitted, claims, outgoing, want, connected_by: log.started })
+    let timeouts = target.timeouts(head, &session.worker.snapshot.timeouts);
+    Ok(Plan { target, upstream, admitted, claims, outgoing, want, connected_by: log.started, timeouts })
 }
 
 /// Versions of HTTP to offer the origin for this request.

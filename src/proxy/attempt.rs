@@ -35,6 +35,7 @@ use super::retry;
 use super::send::{OriginConn, SendError};
 use super::serialize;
 use super::session::Session;
+use super::timeouts::RequestTimeouts;
 use super::wait::Granted;
 use crate::gate::{Flight, Permit};
 use crate::locker::{AskKind, LimitId};
@@ -133,7 +134,7 @@ pub(super) async fn connect(
         if !granted.permit.is_late() {
             permit_request::check(&granted.permit)?;
             let guard = HelloGuard::new(&session.worker.snapshot, plan);
-            return Ok(Tunnel::open(ready, granted.permit, guard));
+            return Ok(Tunnel::open(ready, granted.permit, guard, plan.timeouts.tunnel_idle.clone()));
         }
         late.add_one(session)?;
         granted = permit_request::obtain_again(session, log, plan, granted.permit, ready).await?;
@@ -170,7 +171,7 @@ async fn exchange(
         write(session, plan, &mut body, resend.as_ref(), &mut ready)?;
         log.body = BodyRead::of(&body);
         permit_request::check(&permit)?;
-        let reason = match send(session, log, &mut ready, &mut body, permit).await? {
+        let reason = match send(session, log, &mut ready, &mut body, &plan.timeouts, permit).await? {
             SendResult::Unanswered(reason) => reason,
             SendResult::Answered(mut flight) => {
                 if !pushed_back(session, plan, &mut flight, resent) || !can_repeat(&mut resend, &mut body) {
@@ -233,7 +234,7 @@ enum SendResult {
 
 /// Sends the bytes written to the connection, and waits for the head of the response.
 ///
-/// The deadline is `[timeouts] answer`, from the begin of the writing; content that is still sent
+/// The deadline is `answer`, from the begin of the writing; content that is still sent
 /// sets it anew.
 ///
 /// # Errors
@@ -244,9 +245,10 @@ async fn send(
     log: &mut RequestLog,
     ready: &mut OriginConn,
     body: &mut Body,
+    timeouts: &RequestTimeouts,
     permit: Permit,
 ) -> Result<SendResult, Failure> {
-    session.deadline.set(session.worker.snapshot.timeouts.answer);
+    session.deadline.arm(&timeouts.answer);
     let flight = match session.deadline.run(ready.send(permit)).await {
         None => {
             ready.mark_suspect(session.worker.snapshot.gate.clock().now());
@@ -260,7 +262,7 @@ async fn send(
         }
         Some(Ok(flight)) => flight,
     };
-    let read = read_response::read_response(session, ready, body).await;
+    let read = read_response::read_response(session, ready, body, timeouts).await;
     (log.body, log.bytes_in) = (BodyRead::of(body), body.moved);
     match read {
         Ok(()) => {

@@ -221,7 +221,9 @@ async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
             Some(Ok(0) | Err(_)) => return Next::End,
             Some(Ok(_)) => {}
             None if session.conn.input.is_empty() => return Next::End,
-            None => return Next::Malformed(Refusal::HeadTimeout),
+            None => {
+                return Next::Malformed(Refusal::HeadTimeout.of_timeout(session.worker.snapshot.timeouts.of_head()));
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::timeouts::Timeout;
 use crate::gate::clock::Clock;
 use crate::time::Time;
 
@@ -21,29 +22,53 @@ pub(super) struct Deadline {
     sleep: Pin<Box<Sleep>>,
     /// Time of expiry.
     due: Instant,
-    /// Latest time of expiry, whatever is set.
-    cap: Option<Instant>,
+    /// Timeout that `due` was set by, if it has a name.
+    armed: Option<Timeout>,
+    /// Latest time of expiry, whatever is set, and the timeout that it is of.
+    cap: Option<(Instant, Timeout)>,
 }
 
 impl Deadline {
     /// Expires `after` from now.
     pub(super) fn new(clock: Clock, after: Duration) -> Deadline {
         let due = Self::at(clock, after);
-        Deadline { clock, sleep: Box::pin(sleep_until(due)), due, cap: None }
+        Deadline { clock, sleep: Box::pin(sleep_until(due)), due, armed: None, cap: None }
     }
 
     /// Moves the deadline to `after` from now.
     pub(super) fn set(&mut self, after: Duration) {
         let due = Self::at(self.clock, after);
-        self.due = self.cap.map_or(due, |cap| cap.min(due));
+        self.due = self.cap.as_ref().map_or(due, |(cap, _)| due.min(*cap));
+        self.armed = None;
         if self.due < self.sleep.deadline() {
             self.sleep.as_mut().reset(self.due);
         }
     }
 
-    /// Bounds every later `set` by `until`; `None` removes the bound.
-    pub(super) fn cap(&mut self, until: Option<Time>) {
-        self.cap = until.map(|until| Instant::from_std(self.clock.instant(until)));
+    /// Moves the deadline to the end of a timeout that begins now; it is the one to be named at the
+    /// expiry.
+    pub(super) fn arm(&mut self, timeout: &Timeout) {
+        self.set(timeout.value);
+        self.armed = Some(timeout.clone());
+    }
+
+    /// Bounds every later `set` by the end of a timeout that began at `since`; `None` removes the
+    /// bound.
+    pub(super) fn cap(&mut self, timeout: Option<Timeout>, since: Time) {
+        self.cap = timeout.map(|timeout| (Instant::from_std(self.clock.instant(since + timeout.value)), timeout));
+    }
+
+    /// Removes the bound of [`Deadline::cap`].
+    pub(super) fn uncap(&mut self) {
+        self.cap = None;
+    }
+
+    /// Timeout that ends with the deadline, if it has a name.
+    pub(super) fn timeout(&self) -> Option<&Timeout> {
+        match &self.cap {
+            Some((cap, timeout)) if *cap == self.due => Some(timeout),
+            Some(_) | None => self.armed.as_ref(),
+        }
     }
 
     /// Ready once the deadline has passed.
@@ -76,6 +101,7 @@ impl Deadline {
 mod tests {
     use std::task::Waker;
 
+    use super::super::timeouts::TimeoutKey;
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -85,6 +111,7 @@ mod tests {
             clock: Clock::start(),
             sleep: Box::pin(sleep_until(start + Duration::from_secs(1))),
             due: start,
+            armed: None,
             cap: None,
         };
         alarm.due = start + Duration::from_secs(3);
@@ -100,14 +127,19 @@ mod tests {
     async fn it_rings_at_its_cap_however_often_it_is_set_to_later() {
         let (clock, hand) = Clock::manual();
         let mut alarm = Deadline::new(clock, Duration::from_secs(1));
-        alarm.cap(Some(clock.now() + Duration::from_secs(3)));
+        let timeout = |key, secs| Timeout { key, value: Duration::from_secs(secs), section: None };
+        let (request, body) = (timeout(TimeoutKey::Request, 3), timeout(TimeoutKey::BodyIdle, 90));
+        alarm.cap(Some(request.clone()), clock.now());
         for _ in 0..5 {
-            alarm.set(Duration::from_secs(90));
+            alarm.arm(&body);
             hand.pass(Duration::from_millis(500));
         }
+        assert_eq!(alarm.timeout(), Some(&request));
         assert_eq!(alarm.due, Instant::from_std(clock.instant(Time::START + Duration::from_secs(3))));
-        alarm.cap(None);
-        alarm.set(Duration::from_secs(90));
-        assert_eq!(alarm.due, Deadline::at(clock, Duration::from_secs(90)));
+        alarm.uncap();
+        alarm.arm(&body);
+        assert_eq!((alarm.due, alarm.timeout()), (Deadline::at(clock, Duration::from_secs(90)), Some(&body)));
+        alarm.set(Duration::from_secs(1));
+        assert_eq!(alarm.timeout(), None, "a bound without a name");
     }
 }

@@ -11,6 +11,7 @@ use super::local_request;
 use super::local_response::{establish, refuse};
 use super::outcome::{Failure, Outcome, Tunnel};
 use super::permit_request;
+use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{InterceptedTunnel, Session};
 use crate::locker::AskKind;
@@ -23,7 +24,8 @@ use crate::locker::AskKind;
 pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
     let mut log = RequestLog::begin(session);
     let result = carry(session, &mut log).await;
-    session.deadline.cap(None);
+    let result = result.map_err(|failure| named(failure, session, &log));
+    session.deadline.uncap();
     let outcome = match result {
         Ok(outcome) => outcome,
         Err(Failure::Refused(refusal)) => refuse(session, &mut log, &refusal).await,
@@ -33,6 +35,10 @@ pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
         }
         Err(Failure::Truncated) => {
             log.truncated();
+            Outcome::Abort
+        }
+        Err(Failure::Stalled) => {
+            log.stalled(session.deadline.timeout());
             Outcome::Abort
         }
     };
@@ -54,9 +60,22 @@ pub(super) async fn connect_late(
         let granted = permit_request::obtain(session, log, &mut plan, AskKind::New).await?;
         attempt::connect(session, log, &mut plan, granted).await
     };
-    let connected = connected.await;
-    session.deadline.cap(None);
+    let connected = connected.await.map_err(|failure| named(failure, session, log));
+    session.deadline.uncap();
     connected
+}
+
+/// Adds the timeout to a refusal that one has caused.
+fn named(failure: Failure, session: &Session, log: &RequestLog) -> Failure {
+    let timeout = match &failure {
+        Failure::Refused(Refusal::ConnectTimeout | Refusal::DnsTimeout) => log.connect.as_ref(),
+        Failure::Refused(Refusal::AnswerTimeout | Refusal::BodyTimeout) => session.deadline.timeout(),
+        Failure::Refused(_) | Failure::CallerGone | Failure::Truncated | Failure::Stalled => None,
+    };
+    match (failure, timeout) {
+        (Failure::Refused(refusal), Some(timeout)) => refusal.of_timeout(timeout.clone()).into(),
+        (failure, _) => failure,
+    }
 }
 
 /// The four steps.

@@ -22,6 +22,7 @@ use super::request_log::RequestLog;
 use super::send::OriginConn;
 use super::serialize;
 use super::session::Session;
+use super::timeouts::Timeout;
 use crate::wire::{Length, Name, ResponseHead, Version, framing};
 
 /// Forwards the response: its head is in the session, its body has not been read. For a tunnel,
@@ -32,7 +33,7 @@ use crate::wire::{Length, Name, ResponseHead, Version, framing};
 ///
 /// # Errors
 /// 502 for a response that breaks HTTP before any of it has been forwarded; [`Failure::Truncated`]
-/// after that; [`Failure::CallerGone`].
+/// after that; [`Failure::Stalled`]; [`Failure::CallerGone`].
 pub(super) async fn run(
     session: &mut Session,
     log: &mut RequestLog,
@@ -47,7 +48,7 @@ pub(super) async fn run(
         }
     };
     // The slots have settled, so the request timeout no longer applies.
-    session.deadline.cap(None);
+    session.deadline.uncap();
     let version = session.head.version();
     let (waited, locations) = (log.waited, plan.target.locations.as_deref());
     log.status = session.response.status();
@@ -58,9 +59,9 @@ pub(super) async fn run(
         let (length, pinned) = (Length::Empty, false);
         let returned = Returned { length, keep: true, version, waited, received_unix_nanos: None, locations, pinned };
         serialize::buffer_response(&session.response, returned, &mut session.conn);
-        send_rest(session, &mut ready, &mut body).await?;
+        send_rest(session, &mut ready, &mut body, &plan.timeouts.body_idle).await?;
         log.bytes_in = body.moved;
-        return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight))));
+        return Ok(Outcome::Tunnel(Box::new(Tunnel::upgraded(ready.conn, flight, plan.timeouts.tunnel_idle.clone()))));
     }
     let from = framing::of_response(&session.response, session.head.method())
         .map_err(|error| Refusal::ProtocolError(error.reason()))?;
@@ -79,7 +80,7 @@ pub(super) async fn run(
     if !header_rules::takes_trailers(&session.head) {
         back = back.without_trailers();
     }
-    let streamed = stream(session, &mut ready, &mut body, &mut back).await;
+    let streamed = stream(session, &mut ready, &mut body, &mut back, &plan.timeouts.body_idle).await;
     log.bytes_in = body.moved;
     log.bytes_out += back.moved;
     streamed?;
@@ -94,9 +95,14 @@ pub(super) async fn run(
 /// protocol (RFC 9110 §7.8). The caller receives the 101 meanwhile.
 ///
 /// # Errors
-/// [`Failure::Truncated`] if either side breaks off, the body is malformed, or nothing moves until `[timeouts] idle`.
-async fn send_rest(session: &mut Session, ready: &mut OriginConn, body: &mut Body) -> Result<(), Failure> {
-    let idle = session.worker.snapshot.timeouts.idle;
+/// [`Failure::Truncated`] if either side breaks off or the body is malformed; [`Failure::Stalled`] if nothing moves until
+/// the timeout.
+async fn send_rest(
+    session: &mut Session,
+    ready: &mut OriginConn,
+    body: &mut Body,
+    body_idle: &Timeout,
+) -> Result<(), Failure> {
     let Session { conn, deadline, .. } = session;
     let mut moved = u64::MAX;
     poll_fn(|cx| {
@@ -112,9 +118,9 @@ async fn send_rest(session: &mut Session, ready: &mut OriginConn, body: &mut Bod
         }
         if body.moved != moved {
             moved = body.moved;
-            deadline.set(idle);
+            deadline.arm(body_idle);
         }
-        deadline.poll_expired(cx).map(|()| Err(Failure::Truncated))
+        deadline.poll_expired(cx).map(|()| Err(Failure::Stalled))
     })
     .await
 }
@@ -133,21 +139,22 @@ fn stated_length(head: &ResponseHead, method: &str, length: Length, version: Ver
 /// Moves the response's body back and the rest of the request's body out, until the response is
 /// written.
 ///
-/// Both directions share one deadline, `[timeouts] idle`: a byte moved in either of them sets it
-/// anew.
+/// Both directions share one deadline, `body_idle`: a byte moved in either of them sets it anew. A
+/// stream of events may be silent for that long.
 ///
 /// # Errors
 /// - [`Failure::CallerGone`] if the caller hangs up or cannot be written to.
 /// - 502 if the origin breaks off, or its chunks are malformed, before a byte of the response has
 ///   left.
-/// - [`Failure::Truncated`] after that, and if nothing moves until the deadline.
+/// - [`Failure::Truncated`] after that.
+/// - [`Failure::Stalled`] if nothing moves until the deadline.
 async fn stream(
     session: &mut Session,
     ready: &mut OriginConn,
     body: &mut Body,
     back: &mut Body,
+    body_idle: &Timeout,
 ) -> Result<(), Failure> {
-    let idle = session.worker.snapshot.timeouts.idle;
     let (mut moved, mut sending) = (u64::MAX, !body.has_ended() || ready.conn.has_pending());
     let clock = session.worker.snapshot.gate.clock();
     let Session { conn, deadline, .. } = session;
@@ -180,11 +187,11 @@ async fn stream(
         let now = body.moved.wrapping_add(back.moved);
         if now != moved {
             moved = now;
-            deadline.set(idle);
+            deadline.arm(body_idle);
         }
         std::task::ready!(deadline.poll_expired(cx));
         ready.mark_suspect(clock.now());
-        Poll::Ready(Err(Failure::Truncated))
+        Poll::Ready(Err(Failure::Stalled))
     })
     .await
 }

@@ -172,11 +172,11 @@ fn droppable(head: &RequestHead) -> Option<u64> {
     }
 }
 
-/// Flushes the buffer within the idle timeout. False if the connection broke.
+/// Flushes the buffer within `[timeouts] body_idle`. False if the connection broke.
 ///
-/// The timeout is `[timeouts] idle` for the whole response, not for each write.
+/// The timeout is for the whole response, not for each write.
 async fn flush(session: &mut Session) -> bool {
-    session.deadline.set(session.worker.snapshot.timeouts.idle);
+    session.deadline.arm(&session.worker.snapshot.timeouts.of_content());
     let Session { conn, deadline, .. } = session;
     // Local responses are complete when written.
     conn.finish();

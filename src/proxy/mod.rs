@@ -78,6 +78,7 @@ mod settings;
 mod snapshot;
 pub mod target;
 pub mod task_pool;
+pub mod timeouts;
 pub mod trace;
 mod trailers;
 mod tunnel;
@@ -91,6 +92,7 @@ mod worker;
 
 pub use self::connection::ConnectionServer;
 pub use self::problem::Problem;
-pub use self::settings::{PoolSettings, Settings, Timeouts};
+pub use self::settings::{PoolSettings, Settings};
 pub use self::snapshot::{Error, PreparedSnapshot, Shared};
+pub use self::timeouts::Timeouts;
 pub use self::worker::{CurrentSnapshot, Worker};

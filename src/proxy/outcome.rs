@@ -4,6 +4,7 @@ use super::first_bytes::HelloGuard;
 use super::refusal::Refusal;
 use super::send::OriginConn;
 use super::session::InterceptedTunnel;
+use super::timeouts::Timeout;
 use crate::gate::{Flight, Permit};
 use crate::wire::Conn;
 
@@ -29,6 +30,8 @@ pub(super) enum Failure {
     CallerGone,
     /// The response broke off after part of it had been forwarded.
     Truncated,
+    /// Nothing of the response, or of the rest of the request, has moved for too long.
+    Stalled,
 }
 
 impl From<Refusal> for Failure {
@@ -46,18 +49,20 @@ pub(super) struct Tunnel {
     flight: Flight,
     /// True once its slots have settled.
     is_counted: bool,
+    /// Longest time without a byte.
+    pub(super) idle: Timeout,
 }
 
 impl Tunnel {
     /// A tunnel on a connection that was just dialled for it. Its slots are taken, but have not settled: plain HTTP
     /// inside is counted by request instead.
-    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Box<HelloGuard>) -> Tunnel {
-        Tunnel { origin: origin.conn, guard: Some(guard), flight: permit.depart(), is_counted: false }
+    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Box<HelloGuard>, idle: Timeout) -> Tunnel {
+        Tunnel { origin: origin.conn, guard: Some(guard), flight: permit.depart(), is_counted: false, idle }
     }
 
     /// A tunnel after a response 101. The permit was used up by the request that asked for the upgrade.
-    pub(super) fn upgraded(origin: Conn, flight: Flight) -> Tunnel {
-        let mut tunnel = Tunnel { origin, guard: None, flight, is_counted: false };
+    pub(super) fn upgraded(origin: Conn, flight: Flight, idle: Timeout) -> Tunnel {
+        let mut tunnel = Tunnel { origin, guard: None, flight, is_counted: false, idle };
         tunnel.count();
         tunnel
     }

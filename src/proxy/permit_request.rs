@@ -82,7 +82,7 @@ impl Claimant for Plan {
 /// Obtains a permit for a request that is forwarded. `kind`: `New`, or `Retry` if the request had a
 /// permit before.
 ///
-/// Sets two deadlines that run from the grant: `[timeouts] connect` for the connection, and
+/// Sets two deadlines that run from the grant: `connect` of the request's timeouts for the connection, and
 /// `[timeouts] request`, if it is set, for the head of the response.
 ///
 /// # Errors
@@ -99,9 +99,9 @@ pub(super) async fn obtain(
     let granted = ask(session, log, plan, prefs).await?;
     let granted_at = granted.permit.granted_at();
     log.granted(session, &granted.permit);
-    let timeouts = &session.worker.snapshot.timeouts;
-    plan.connected_by = granted_at + timeouts.connect;
-    session.deadline.cap(timeouts.request.map(|request| granted_at + request));
+    plan.connected_by = granted_at + plan.timeouts.connect.value;
+    session.deadline.cap(plan.timeouts.request.clone(), granted_at);
+    log.connect = Some(plan.timeouts.connect.clone());
     Ok(granted)
 }
 

@@ -9,6 +9,7 @@ use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::Session;
 use super::target::{Form, Target};
+use super::timeouts::RequestTimeouts;
 use super::upstream::Upstream;
 use crate::locker::{Claim, Key};
 use crate::net::dial::DialStrategy;
@@ -28,6 +29,8 @@ pub(super) struct Plan {
     pub(super) want: ConnRequirement,
     /// Deadline of its connection: the slot of its last permit cannot be used later.
     pub(super) connected_by: Time,
+    /// Timeouts under the configuration in force at its last permit.
+    pub(super) timeouts: RequestTimeouts,
 }
 
 impl Plan {
@@ -71,6 +74,7 @@ impl Plan {
         let snapshot = &session.worker.snapshot;
         self.admitted = snapshot.access.readmit(session.peer.ip(), &self.admitted);
         self.claims = snapshot.rules.find(&self.target, &session.head, &self.admitted, session.peer.ip())?;
+        self.timeouts = self.target.timeouts(&session.head, &snapshot.timeouts);
         log.claimed(session, &self.claims);
         Ok(())
     }

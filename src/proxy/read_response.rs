@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 use super::send::OriginConn;
 use super::serialize;
 use super::session::Session;
+use super::timeouts::RequestTimeouts;
 use crate::tls::verify::late_rejection;
 use crate::wire::http2::{self, ResponseKind};
 use crate::wire::response_head::may_be_complete;
@@ -58,7 +59,7 @@ fn of_tls_alert(error: &io::Error) -> Option<NoResponse> {
 }
 
 /// Reads the origin's final response head into the session; sends the rest of the request's body meanwhile and forwards
-/// interim responses (RFC 9110 §15.2). Sets the deadline to the origin's timeout.
+/// interim responses (RFC 9110 §15.2). Sets the deadline to the timeouts of the content and of the response.
 ///
 /// # Errors
 /// See [`NoResponse`].
@@ -66,9 +67,8 @@ pub(super) async fn read_response(
     session: &mut Session,
     ready: &mut OriginConn,
     body: &mut Body,
+    timeouts: &RequestTimeouts,
 ) -> Result<(), NoResponse> {
-    let timeouts = &session.worker.snapshot.timeouts;
-    let (answer, idle) = (timeouts.answer, timeouts.idle);
     let version = session.head.version();
     let limits = session.worker.snapshot.pool.response_head;
     ready.conn.input.allow(limits.bytes);
@@ -76,14 +76,14 @@ pub(super) async fn read_response(
     let mut reader = HeadReader { seen: 0, interim: 0, version, limits };
     let (mut sending, mut moved) = (!body.has_ended() || ready.conn.has_pending(), body.moved);
     if sending {
-        deadline.set(idle);
+        deadline.arm(&timeouts.body_idle);
     }
     poll_fn(|cx| {
         if sending {
             match body.poll_move(cx, conn, &mut ready.conn) {
                 Poll::Ready(Ok(())) => {
                     sending = false;
-                    deadline.set(answer);
+                    deadline.arm(&timeouts.answer);
                 }
                 // The origin may have answered before it stopped reading.
                 Poll::Ready(Err(BodyError::Sink(_))) => sending = false,
@@ -95,7 +95,7 @@ pub(super) async fn read_response(
                 }
                 Poll::Pending if body.moved != moved => {
                     moved = body.moved;
-                    deadline.set(idle);
+                    deadline.arm(&timeouts.body_idle);
                 }
                 Poll::Pending => {}
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::path::TooManyReadings;
+use super::timeouts::Timeout;
 use crate::locker::RefusalReason;
 use crate::wire::HeadError;
 use crate::wire::framing::FramingError;
@@ -109,6 +110,13 @@ pub enum Refusal {
     ConnectTimeout,
     /// The origin's response head did not arrive in time.
     AnswerTimeout,
+    /// One of the above, with the timeout that has ended.
+    Overdue {
+        /// Refusal without it.
+        refusal: Box<Refusal>,
+        /// Timeout, with its place in the file.
+        timeout: Timeout,
+    },
     /// The request would be forwarded to the gateway itself.
     Loop,
     /// The request is in another version of HTTP.
@@ -186,9 +194,15 @@ impl Refusal {
             Refusal::LatePermit => row(503, "proxy_internal_error", "gateway", "late_permit"),
             Refusal::ConnectTimeout => row(504, "connection_timeout", "origin", "connect_timeout"),
             Refusal::AnswerTimeout => row(504, "http_response_timeout", "origin", "answer_timeout"),
+            Refusal::Overdue { refusal, .. } => refusal.row(),
             Refusal::Loop => row(508, "proxy_loop_detected", "gateway", "loop"),
             Refusal::Version => row(505, "http_request_error", "gateway", "version"),
         }
+    }
+
+    /// The same with the timeout that has caused it.
+    pub(super) fn of_timeout(self, timeout: Timeout) -> Refusal {
+        Refusal::Overdue { refusal: Box::new(self), timeout }
     }
 
     /// Status code, 400 to 599.
@@ -214,8 +228,9 @@ impl Refusal {
 
     /// True if the message boundary is in doubt, so that the connection must close.
     pub fn closes(&self) -> bool {
+        let refusal = if let Refusal::Overdue { refusal, .. } = self { refusal } else { self };
         matches!(
-            self,
+            refusal,
             Refusal::Malformed(_)
                 | Refusal::UnknownCoding
                 | Refusal::HeadTooLarge
@@ -240,6 +255,7 @@ impl Refusal {
             Refusal::Ambiguous { limit, why } => {
                 return format!("The limit {limit:?} cannot tell how to count the request: {why}.").into();
             }
+            Refusal::Overdue { refusal, timeout } => return format!("{} The bound is {timeout}.", refusal.detail()).into(),
             Refusal::Malformed(why) => return format!("The request is not well-formed HTTP: {why}.").into(),
             Refusal::BadTarget(why) => return format!("The request's target is not valid: {why}.").into(),
             Refusal::Denied(why) => return format!("The gateway does not allow this: {why}.").into(),
@@ -250,8 +266,8 @@ impl Refusal {
             Refusal::UnknownCoding => "The gateway knows no other transfer coding than chunked. Name others in Content-Encoding.",
             Refusal::HeadTooLarge => "The request's header fields are too large or too many. Cookies are the usual cause.",
             Refusal::UriTooLong => "The request's URL is too long. Send the data in a body instead.",
-            Refusal::HeadTimeout => "The request's header fields did not arrive in time ([timeouts] head).",
-            Refusal::BodyTimeout => "The request's content stood still for too long, or took too long ([timeouts] idle, request).",
+            Refusal::HeadTimeout => "The request's header fields did not arrive in time.",
+            Refusal::BodyTimeout => "The request's content stood still for too long, or took too long.",
             Refusal::Expectation => {
                 "The only expectation that HTTP knows is 100-continue. Leave the Expect field out, or mend it."
             }
@@ -266,12 +282,12 @@ impl Refusal {
             Refusal::Unreachable => "No address of the origin can be reached from the gateway.",
             Refusal::ConnectionTerminated => "The origin closed the connection before its answer was complete. Whether it acted on the request is unknown.",
             Refusal::DnsError => "The origin's name does not resolve. Is it spelled right and in full (a short name is not completed unless a limit or a route names it), and can the gateway's machine resolve it?",
-            Refusal::DnsTimeout => "The origin's name did not resolve in time ([timeouts] connect).",
+            Refusal::DnsTimeout => "The origin's name did not resolve in time.",
             Refusal::Closing { .. } => "The gateway is shutting down. Ask again as Retry-After says.",
             Refusal::Exhausted => "The gateway has no connection left for this request. Ask again in a moment; if it lasts, raise the limit of open files.",
             Refusal::LatePermit => "Each permit for the request came too late to be used: the gateway, the store of its limits, or the connection to the origin is too slow at the moment. Ask again.",
-            Refusal::ConnectTimeout => "The origin did not take the connection in time ([timeouts] connect).",
-            Refusal::AnswerTimeout => "The origin took the request but did not answer in time ([timeouts] answer, request). Whether it acted on it is unknown.",
+            Refusal::ConnectTimeout => "The origin did not take the connection in time.",
+            Refusal::AnswerTimeout => "The origin took the request but did not answer in time. Whether it acted on it is unknown.",
             Refusal::Loop => "The request would come back to this gateway. A proxy variable or a route points at the gateway itself.",
             Refusal::Version => "The gateway speaks HTTP/1.0, HTTP/1.1 and HTTP/2.",
         };
@@ -290,6 +306,9 @@ impl Refusal {
             self
         {
             return (*why).into();
+        }
+        if let Refusal::Overdue { timeout, .. } = self {
+            return format!("{}: {timeout}", self.note()).into();
         }
         self.note().into()
     }

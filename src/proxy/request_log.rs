@@ -17,6 +17,7 @@ use super::body::Body;
 use super::claims::Claims;
 use super::refusal::Refusal;
 use super::session::Session;
+use super::timeouts::Timeout;
 use super::trace::{Span, TraceContext};
 use super::tunnel_warnings::TunnelDenial;
 use crate::gate::Permit;
@@ -72,6 +73,8 @@ pub(super) struct RequestLog {
     pub(super) bytes_out: u64,
     /// Number of times that the request was sent again after a pushback.
     pub(super) resent: u8,
+    /// Timeout of the connection to its origin, from the last permit on.
+    pub(super) connect: Option<Timeout>,
     /// Name by which the caller logged in; `None` if no password is required, or before admission.
     user: Option<Arc<str>>,
     /// Names of the limits that counted it.
@@ -86,6 +89,8 @@ pub(super) struct RequestLog {
     dry_run_delay: Option<(Arc<str>, Duration)>,
     /// Reason of a refusal or of an unusual end, such as `intercepted`.
     note: Option<Cow<'static, str>>,
+    /// Timeout that has ended the request, in the form of the log.
+    timeout: Option<String>,
     /// True if the access log or the trace needs the entry.
     logged: bool,
 }
@@ -134,6 +139,9 @@ impl RequestLog {
         self.status = refusal.status();
         self.refused = Some((refusal.refused_by(), refusal.note()));
         self.note = Some(refusal.note().into());
+        if let Refusal::Overdue { timeout, .. } = refusal {
+            self.timeout = Some(timeout.log_form());
+        }
     }
 
     /// Records that the caller hung up.
@@ -147,6 +155,12 @@ impl RequestLog {
     /// The status stays that of the origin, because the caller has received it.
     pub(super) fn truncated(&mut self) {
         self.note = Some("the response broke off".into());
+    }
+
+    /// Records that a response or a tunnel was ended, because nothing moved until the end of a timeout.
+    pub(super) fn stalled(&mut self, timeout: Option<&Timeout>) {
+        self.note = Some("stood still".into());
+        self.timeout = timeout.map(Timeout::log_form);
     }
 
     /// Records that the tunnel is intercepted.
@@ -210,6 +224,7 @@ impl RequestLog {
             took: snapshot.gate.clock().now().since(self.started),
             dry_run_delay: self.dry_run_delay,
             note: self.note,
+            timeout: self.timeout,
         });
     }
 }

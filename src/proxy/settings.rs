@@ -8,6 +8,7 @@ use super::access_log;
 use super::claims;
 use super::pattern::HostPattern;
 use super::target;
+use super::timeouts::Timeouts;
 use super::trace;
 use super::warning;
 use crate::wire::HeadLimits;
@@ -47,27 +48,6 @@ pub struct Settings {
     pub own: Vec<SocketAddr>,
     /// Warnings about settings that have less effect than they seem to.
     pub warnings: warning::Warnings,
-}
-
-/// Timeouts: `[timeouts]` of the configuration file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    /// A caller's request head, from its first byte; the first head of a connection, from the
-    /// accept.
-    pub head: Duration,
-    /// DNS, TCP and TLS to an origin.
-    pub connect: Duration,
-    /// An origin's response head, from the end of the request.
-    pub answer: Duration,
-    /// A request from its permit to the head of its response, content included; `None`: unlimited
-    /// while its content makes progress.
-    pub request: Option<Duration>,
-    /// A connection without progress.
-    pub idle: Duration,
-    /// A tunnel without progress.
-    pub tunnel_idle: Duration,
-    /// Requests that still run after a stop signal.
-    pub drain: Duration,
 }
 
 /// Bounds of the pool of connections to origins.

@@ -9,6 +9,7 @@ use super::location::LocationMap;
 use super::refusal::Refusal;
 pub use super::route::{CrossSite, Route};
 use super::route::{RouteMatch, Routes};
+use super::timeouts::{RequestTimeouts, Timeouts};
 use super::uri_origin::write_port;
 pub use super::uri_origin::{Origin, PlainVersion, Scheme};
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
@@ -85,6 +86,11 @@ impl Target {
             (prefix, "") => prefix.into(),
             (prefix, rest) => [prefix, rest].concat().into(),
         }
+    }
+
+    /// Timeouts of a request for this target.
+    pub(super) fn timeouts(&self, head: &RequestHead, timeouts: &Timeouts) -> RequestTimeouts {
+        timeouts.of(&self.origin.host, self.origin.port, &self.path(head))
     }
 
     /// Appends the result of [`Target::path`].

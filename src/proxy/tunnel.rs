@@ -31,7 +31,7 @@ use crate::wire::{Conn, Length};
 pub(super) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Relays bytes both ways until both sides have ended (half-close is forwarded), one breaks, or nothing has moved for
-/// `[timeouts] tunnel_idle`.
+/// `tunnel_idle` of its timeouts.
 ///
 /// Returns when the tunnel has ended; its line in the access log is written then, with the bytes of
 /// both directions. While a ClientHello is held back for the check, the deadline is `[timeouts] head`
@@ -47,7 +47,10 @@ pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: R
         TunnelEnd::Http(guard) => return enter(session, *tunnel, *guard, log).await,
         TunnelEnd::Clean => {}
         // The caller must be able to tell a tunnel that broke from one that ended.
-        TunnelEnd::Broken => {
+        TunnelEnd::Broken | TunnelEnd::Stalled => {
+            if matches!(end, TunnelEnd::Stalled) {
+                log.stalled(session.deadline.timeout());
+            }
             session.conn.stream.abort();
             tunnel.origin.stream.abort();
         }
@@ -97,7 +100,7 @@ async fn enter(session: &mut Session, tunnel: Tunnel, guard: HelloGuard, mut log
 /// the tunnel settle all the same.
 async fn run(session: &mut Session, relay: &mut Relay) -> TunnelEnd {
     let Session { worker, head, conn, deadline, peer, .. } = session;
-    let timeouts = &worker.snapshot.timeouts;
+    let head_timeout = worker.snapshot.timeouts.of_head();
     let context = GuardContext { snapshot: &worker.snapshot, head, peer: peer.ip() };
     let mut before = None;
     poll_fn(|cx| {
@@ -109,17 +112,17 @@ async fn run(session: &mut Session, relay: &mut Relay) -> TunnelEnd {
             let now = Some((relay.moved(), stage));
             if now != before {
                 before = now;
-                deadline.set(match stage {
-                    RelayStage::Silent | RelayStage::Line => BEGIN_TIMEOUT,
-                    RelayStage::Hello => timeouts.head,
-                    RelayStage::Open => timeouts.tunnel_idle,
-                });
+                match stage {
+                    RelayStage::Silent | RelayStage::Line => deadline.set(BEGIN_TIMEOUT),
+                    RelayStage::Hello => deadline.arm(&head_timeout),
+                    RelayStage::Open => deadline.arm(&relay.tunnel.idle),
+                }
             }
             std::task::ready!(deadline.poll_expired(cx));
             match stage {
                 RelayStage::Silent => relay.tunnel.count(),
                 RelayStage::Line => relay.expect_no_http(),
-                RelayStage::Hello | RelayStage::Open => return Poll::Ready(TunnelEnd::Broken),
+                RelayStage::Hello | RelayStage::Open => return Poll::Ready(TunnelEnd::Stalled),
             }
         }
     })
@@ -230,8 +233,10 @@ impl Relay {
 enum TunnelEnd {
     /// Both sides have sent their last byte.
     Clean,
-    /// An error on one side, or no progress until the deadline.
+    /// An error on one side.
     Broken,
+    /// No progress until the deadline.
+    Stalled,
     /// The first bytes of the caller must not pass.
     Denied(TunnelDenial),
     /// The caller has begun plain HTTP.

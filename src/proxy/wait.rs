@@ -145,7 +145,7 @@ impl<'p> Preconnect<'p> {
             is_pinned: !session.pinned.is_empty() && plan.is_some_and(has_pin),
             origins: Arc::clone(&session.worker.pool),
             clock,
-            timeout: session.worker.snapshot.timeouts.connect,
+            timeout: plan.map_or(Duration::ZERO, |plan| plan.timeouts.connect.value),
             place: None,
         }
     }

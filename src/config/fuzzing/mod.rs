@@ -80,7 +80,10 @@ pub fn proxy_toml(input: &[u8]) {
 /// Checks what each part of the gateway takes for granted.
 fn check_settings(settings: &Settings) {
     let limits = &settings.gate.limits;
-    assert_eq!((limits.len(), settings.explanations.len()), (settings.proxy.rules.len(), limits.len()));
+    assert_eq!(
+        (limits.len(), settings.explanations.len()),
+        (settings.proxy.rules.len(), limits.len() + settings.proxy.timeouts.overrides.len())
+    );
     for (at, limit) in limits.iter().enumerate() {
         assert!(limits[..at].iter().all(|earlier| earlier.name != limit.name), "two limits are named {}", limit.name);
         assert!(limit.rate.is_some() || limit.in_flight.is_some(), "{} limits nothing", limit.name);

@@ -98,6 +98,7 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[[tls.client]]", "[[tls.client]]\n"),
         ("[access]", "[access]\n"),
         ("[timeouts]", "[timeouts]\n"),
+        ("[[timeouts.for]]", "[[timeouts.for]]\n"),
         ("[http]", "[http]\n"),
         ("[store]", "[store]\n"),
         ("[state]", "[state]\n"),
@@ -119,6 +120,7 @@ fn the_commented_default_shows_every_key_there_is() {
                 format!("{{ {key} "),
                 format!(", {key} "),
                 format!("\n# [[tls.{key}]]\n"),
+                format!("\n# [[timeouts.{key}]]\n"),
             ];
             assert!(written.iter().any(|form| shown.contains(form)), "{heading} {key} is missing in config/proxy.toml");
         }

@@ -176,3 +176,38 @@ fn a_dry_run_is_warned_about() {
     warns(&limit("host = \"a\"", "dry_run = true"), &[("true", dry)]);
     warns(&limit("host = \"a\"", "dry_run = false"), &[]);
 }
+
+#[test]
+fn timeouts_that_never_hold_are_told() {
+    let section = |keys: &str| format!("{}\n[[timeouts.for]]\n{keys}\n", limit("host = \"api.a\"", ""));
+    let opened = "[tls]\nintercept = [\"api.a\", \"*.b\"]\n";
+    let no_path = "these timeouts hold for no https request to api.a: an opaque tunnel shows no path";
+    warns(&section("host = \"api.a\"\npath = \"/v1/**\"\nanswer = \"10m\""), &[("\"/v1/**\"", no_path)]);
+    let unseen = |key: &str| format!("`{key}` holds for no https request to api.a: they are in opaque tunnels");
+    warns(
+        &section("host = \"api.a\"\nanswer = \"10m\"\nbody_idle = \"1h\"\ntunnel_idle = \"1h\"\nconnect = \"9s\""),
+        &[("\"10m\"", &unseen("answer")), ("\"1h\"", &unseen("body_idle"))],
+    );
+    warns(
+        &section(&format!("host = \"api.a\"\npath = \"/v1/**\"\nanswer = \"10m\"\n{opened}")),
+        &[("\"*.b\"", "no limit counts the requests to *.b")],
+    );
+    let opened = "[tls]\nintercept = \"api.a\"\n";
+    let earlier = "[[timeouts.for]]\nhost = [\"*.a\", \"b:80\"]\nanswer = \"5m\"\n";
+    let hidden = "`answer` never holds: an earlier section sets it for *.a,b:80";
+    let later = |keys: &str| {
+        format!(
+            "{}\n{opened}{earlier}[[timeouts.for]]\n{keys}\n[access]\nconnect_ports = []\n",
+            limit("host = \"api.a\"", "")
+        )
+    };
+    let ports = ("\"api.a\"", "no tunnel leads anywhere: [access] connect_ports is empty");
+    warns(&later("host = \"api.a\"\npath = \"/x\"\nanswer = \"9m\""), &[ports, ("\"9m\"", hidden)]);
+    warns(&later("host = [\"api.a\", \"c\"]\nanswer = \"9m\""), &[ports]);
+    warns(&later("host = \"api.a\"\nbody_idle = \"9m\""), &[ports]);
+    warns(&later("host = \"b\"\nanswer = \"9m\""), &[ports]);
+    let capped = section(&format!("host = \"api.a\"\nanswer = \"10m\"\n{opened}[timeouts]\nrequest = \"5m\""));
+    let capped = capped.replace("[[timeouts.for]]\nhost = \"api.a\"\nanswer = \"10m\"\n", "")
+        + "[[timeouts.for]]\nhost = \"api.a\"\nanswer = \"10m\"\n";
+    warns(&capped, &[("\"10m\"", "`answer` never ends: [timeouts] request = 5m comes first")]);
+}

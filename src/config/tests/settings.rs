@@ -41,6 +41,7 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
     let seconds =
         [timeouts.head, timeouts.connect, timeouts.answer, timeouts.idle, timeouts.tunnel_idle, timeouts.drain];
     assert_eq!(seconds.map(|t| t.as_secs()), [10, 5, 60, 90, 600, 30]);
+    assert_eq!((timeouts.body_idle.as_secs(), timeouts.request, timeouts.overrides.len()), (300, None, 0));
     let access = &settings.proxy.access;
     assert_eq!(access.allow_from, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!((access.connect_ports.as_slice(), access.only_listed, access.deny_opaque), (&[443][..], false, false));

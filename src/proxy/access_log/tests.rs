@@ -25,6 +25,7 @@ fn record() -> AccessLogEntry {
         took: Duration::from_millis(1_050),
         dry_run_delay: None,
         note: None,
+        timeout: None,
     }
 }
 
