@@ -8,6 +8,8 @@
 //! its own cache and its own counts of failures. Nothing is kept over a restart or a change of the
 //! users.
 
+mod charset;
 mod password;
 
+pub use charset::to_utf8;
 pub use password::{LoginError, Passwords};

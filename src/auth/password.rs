@@ -27,6 +27,7 @@ use ipnet::IpNet;
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
+use super::charset::to_utf8;
 use crate::net::prefix::Ipv6Prefix;
 use crate::time::Time;
 
@@ -263,14 +264,15 @@ impl Drop for QueuedVerification<'_> {
 /// Decodes `Basic` credentials into name and password; the name ends at the first colon (RFC 7617
 /// §2).
 ///
-/// A password may hold colons, and may be empty. Neither part has to be UTF-8 here.
+/// A password may hold colons, and may be empty. Both parts are in UTF-8, also if the program sent
+/// them in ISO-8859-1.
 fn decode(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let space = field.iter().position(u8::is_ascii_whitespace).filter(|_| field.len() <= MAX_CREDENTIALS)?;
     let (scheme, encoded) = field.split_at(space);
     if !scheme.eq_ignore_ascii_case(b"Basic") {
         return None;
     }
-    let mut name = BASE64.decode(encoded.trim_ascii()).ok()?;
+    let mut name = to_utf8(&BASE64.decode(encoded.trim_ascii()).ok()?).into_owned();
     let colon = name.iter().position(|byte| *byte == b':')?;
     let password = name.split_off(colon + 1);
     name.truncate(colon);

@@ -21,6 +21,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 
 use self::no_proxy::CountedHosts;
+use crate::auth::to_utf8;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
 use crate::tls::bundle::{Bundle, Inherited};
@@ -142,7 +143,7 @@ pub(super) fn from_this_machine(address: SocketAddr) -> SocketAddr {
 
 /// The scheme is `https` if `[listen] tls` is configured.
 fn url_at(settings: &Settings, address: SocketAddr, credentials: Option<&OsStr>) -> String {
-    let credentials = credentials.map(|text| userinfo(text.as_bytes())).unwrap_or_default();
+    let credentials = credentials.map(|text| userinfo(&to_utf8(text.as_bytes()))).unwrap_or_default();
     match &settings.proxy.identity {
         None => format!("http://{credentials}{address}"),
         Some(identity) => format!("https://{credentials}{}:{}", certified_name(identity, address.ip()), address.port()),
@@ -171,7 +172,8 @@ fn certified_name(identity: &Identity, ip: IpAddr) -> String {
 
 /// Userinfo of a URL, `NAME:PASSWORD@` (RFC 3986 §3.2.1).
 ///
-/// `ana:p@ss` becomes `ana:p%40ss@`.
+/// `ana:p@ss` becomes `ana:p%40ss@`. The text is UTF-8 (RFC 3986 §2.5), whatever the environment's
+/// encoding is.
 fn userinfo(credentials: &[u8]) -> String {
     let (name, password) = match credentials.iter().position(|byte| *byte == b':') {
         Some(colon) => (&credentials[..colon], Some(&credentials[colon + 1..])),

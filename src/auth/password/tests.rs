@@ -47,6 +47,16 @@ async fn who_knows_the_password_is_the_user() {
 }
 
 #[tokio::test]
+async fn letters_beyond_ascii_may_be_sent_in_utf_8_and_in_latin_1() {
+    let passwords = users();
+    let field = |bytes: &[u8]| format!("Basic {}", BASE64.encode(bytes)).into_bytes();
+    for (sent, user) in [(&b"anna:p\xe4:ss"[..], "anna"), ("anna:pä:ss".as_bytes(), "anna"), (b"\xf6 b:", "ö b")] {
+        assert_eq!(check(&passwords, 1, &field(sent)).await.as_deref(), Ok(user), "{}", sent.escape_ascii());
+    }
+    assert_eq!(check(&passwords, 1, &field(b"anna:p\xe5:ss")).await, Err(LoginError::InvalidCredentials));
+}
+
+#[tokio::test]
 async fn anything_else_is_nobody() {
     let passwords = users();
     let wrong = [

@@ -16,6 +16,7 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use rustix::process::geteuid;
 use super::super::fetch::fetch;
 use super::super::{print_error, variables};
 use super::{LOG_FILE_VARIABLE, join_socket};
+use crate::auth::to_utf8;
 use crate::config::Settings;
 use crate::net::dial;
 use crate::proxy::capabilities::{self, Capabilities};
@@ -267,8 +269,8 @@ fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<Capabil
 ///
 /// `None` if [`variables::CREDENTIALS`] is unset or empty.
 fn credentials() -> Option<String> {
-    let text = std::env::var(variables::CREDENTIALS).ok().filter(|text| !text.is_empty())?;
-    Some(format!("Basic {}", STANDARD.encode(text)))
+    let text = std::env::var_os(variables::CREDENTIALS).filter(|text| !text.is_empty())?;
+    Some(format!("Basic {}", STANDARD.encode(to_utf8(text.as_bytes()))))
 }
 
 /// True if a response is a gateway's own: it bears the gateway's name, in `Via` or, if it is a refusal, in

@@ -165,6 +165,17 @@ fn callers_that_need_a_password_have_it_in_the_url() {
 }
 
 #[test]
+fn a_password_of_an_environment_in_latin_1_is_written_in_utf_8() {
+    let settings = settings("127.0.0.1:8080");
+    for bytes in [&b"ana:p\xe4ss"[..], "ana:p\u{e4}ss".as_bytes()] {
+        let env = |name: &str| (name == CREDENTIALS).then(|| OsStr::from_bytes(bytes).to_owned());
+        let set = build(&settings, address(&settings).unwrap(), None, &env).set;
+        let url = set.iter().find(|(name, _)| *name == "HTTPS_PROXY").map(|(_, url)| url.to_str());
+        assert_eq!(url, Some(Some("http://ana:p%C3%A4ss@127.0.0.1:8080")), "{}", bytes.escape_ascii());
+    }
+}
+
+#[test]
 fn a_gateway_that_speaks_tls_is_called_by_a_name_that_it_can_prove() {
     let named = |names: &[&str], listen: &str| {
         let mut settings = settings(listen);
