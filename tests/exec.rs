@@ -60,7 +60,33 @@ fn what_the_program_reads_and_writes_is_its_own() {
     let output = child.wait_with_output().unwrap();
     sender.join().unwrap();
     assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
-    assert_eq!(err(&output), "complaint\n");
+    assert!(err(&output).starts_with("complaint\nlockgate: no request came"), "{}", err(&output));
+    assert_eq!(err(&output).lines().count(), 2);
+}
+
+#[test]
+fn a_program_that_made_no_request_is_told_of_at_its_end() {
+    let origin = Origin::start();
+    let quiet = |stage: &Stage, script: &str| {
+        let output = stage.shell(script).output().unwrap();
+        err(&output)
+    };
+    let running = |port| Gateway::start(&format!("[listen]\nproxy = \"127.0.0.1:{port}\"\n\n{}", counted()));
+    let port = free_port();
+    let gateway = running(port);
+    for stage in [Stage::new(&counted()), Stage::at(0, &counted()), Stage::at(port, &counted())] {
+        for script in ["true", "exit 3", "kill -KILL $$"] {
+            let told = quiet(&stage, script);
+            assert!(told.starts_with("lockgate: no request came to the gateway at 127.0.0.1:"), "{script}: {told}");
+            assert!(told.contains(" while env ran: ") && told.lines().count() == 1, "{script}: {told}");
+        }
+        assert_eq!(quiet(&stage, &curl(&origin)), "", "one that was answered");
+        assert_eq!(quiet(&stage, "curl -sS -o /dev/null http://127.0.0.1:1/"), "", "one that was not");
+        assert_eq!(quiet(&stage, "curl -sS -o /dev/null https://127.0.0.1:1/ 2>/dev/null"), "", "a tunnel");
+        let output = stage.exec(&["no-such-program"]).output().unwrap();
+        assert!(err(&output).contains("cannot run") && !err(&output).contains("no request"), "{}", err(&output));
+    }
+    drop(gateway);
 }
 
 #[test]
@@ -267,7 +293,7 @@ fn what_the_gateway_says_goes_to_a_file_if_one_is_named() {
 }
 
 #[test]
-fn a_gateway_that_opens_other_tunnels_than_the_file_says_is_told_of() {
+fn a_gateway_that_leaves_tunnels_closed_is_not_used_and_another_authority_is_told_of() {
     let port = free_port();
     let opens = |hosts: &str| {
         format!("{}[tls]\nintercept = {hosts}\n\n", limit(9, "1s", "").replace("\"]", "\", \"*.api.example\"]"))
@@ -281,27 +307,45 @@ fn a_gateway_that_opens_other_tunnels_than_the_file_says_is_told_of() {
         let gateway = Gateway::start_in(dir, &format!("[listen]\nproxy = \"127.0.0.1:{port}\"\n\n{running}"));
         let output = stage.exec(&["echo", "run"]).env("LOCKGATE_CREDENTIALS", credentials).output().unwrap();
         drop(gateway);
-        assert_eq!((out(&output).trim(), output.status.code()), ("run", Some(0)), "{}", err(&output));
+        let is_closed = err(&output).contains("does not intercept");
+        let expected = if is_closed { ("", Some(1)) } else { ("run", Some(0)) };
+        assert_eq!((out(&output).trim(), output.status.code()), expected, "{}", err(&output));
         err(&output)
     };
     let here = opens("[\"127.0.0.1\", \"*.api.example\"]");
     let same = |toml: &str| toml.replace("[tls]\n", "[tls]\nca_dir = \"SAME\"\n");
     let closed = told(&limit(9, "1s", ""), &here, "");
-    let expected = format!("the gateway at 127.0.0.1:{port} does not open tunnels to 127.0.0.1, *.api.example");
+    let expected = format!("the gateway at 127.0.0.1:{port} does not intercept 127.0.0.1, *.api.example");
     assert!(closed.contains(&expected) && closed.contains("proxy.toml"), "{closed}");
     let part = told(&opens("[\"*.api.example\", \"other.example\"]"), &here, "");
-    assert!(part.contains("does not open tunnels to 127.0.0.1, which"), "{part}");
+    assert!(part.contains("does not intercept 127.0.0.1, which"), "{part}");
     let other = told(&here, &here, "");
-    assert!(other.contains("another authority") && !other.contains("does not open"), "{other}");
+    assert!(other.contains("another authority") && !other.contains("does not intercept"), "{other}");
     // A gateway that wants a password, and lets no other host be called.
     let strict = here.clone() + "[access]\nusers = \"users\"\nunlisted_hosts = \"deny\"\n";
     let refused = told(&strict.replace("[tls]\n", "[tls]\nca_dir = \"other\"\n"), &here, "ana:secret");
     assert!(refused.contains("another authority"), "{refused}");
     for quiet in [same(&here), same(&opens("[\"*\"]"))] {
         let quiet = told(&quiet, &here, "");
-        assert!(!quiet.contains("the gateway at"), "{quiet}");
+        assert!(!quiet.contains("the gateway at 127.0.0.1 does") && !quiet.contains("authority"), "{quiet}");
     }
-    assert_eq!(told(&limit(9, "1s", ""), &limit(9, "1s", ""), ""), "", "a file that opens nothing expects nothing");
+    let nothing = told(&limit(9, "1s", ""), &limit(9, "1s", ""), "");
+    assert!(nothing.lines().count() == 1 && nothing.contains("no request"), "it expects nothing: {nothing}");
+}
+
+#[test]
+fn a_gateway_that_other_programs_keep_with_an_earlier_file_is_not_used_if_it_leaves_tunnels_closed() {
+    let stage = Stage::new(&counted());
+    let program = stage.waiting();
+    let toml = std::fs::read_to_string(stage.dir.path().join("proxy.toml")).unwrap();
+    stage.dir.write("proxy.toml", &format!("{toml}[tls]\nintercept = \"api.example\"\n"));
+    let output = stage.exec(&["echo", "run"]).output().unwrap();
+    assert_eq!((out(&output).as_str(), output.status.code()), ("", Some(1)), "{}", err(&output));
+    assert!(err(&output).contains("does not intercept api.example, which"), "{}", err(&output));
+    program.then("true");
+    stage.no_gateway_is_left();
+    let output = stage.exec(&["echo", "run"]).output().unwrap();
+    assert_eq!(out(&output), "run\n", "a new one is started with the new file: {}", err(&output));
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //!
 //! Steps: read the configuration, find a gateway at its address or start one (`discover`), set the
 //! variables that `lockgate env` prints, and execute. A gateway that runs already may have another
-//! configuration; differences that matter are printed (`mismatch`).
+//! configuration; differences that matter are printed, or end exec (`mismatch`). A process beside the
+//! program says at its end if no request came to the gateway (`watcher`).
 //!
 //! Exit codes are the program's own; before it runs: 2 for an invalid configuration, 1 if there is
 //! no gateway, 126 or 127 if the program cannot be executed.
@@ -16,8 +17,10 @@ mod daemon;
 mod discover;
 mod join_socket;
 mod mismatch;
+mod probe;
+mod watcher;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -25,6 +28,8 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, ValueEnum};
 
+use self::discover::FoundGateway;
+use self::watcher::{Watched, Watcher};
 use super::variables::variables;
 use super::{load_settings, print_error};
 
@@ -56,6 +61,10 @@ enum Role {
     Starter,
     /// The gateway. Its stdin is the join socket.
     Gateway,
+    /// Starts the watcher and exits, for the same reason.
+    WatcherStarter,
+    /// Waits for the end of the program.
+    Watcher,
 }
 
 /// Without `--role` it does what the user asked for; the roles are for processes that it starts
@@ -64,6 +73,8 @@ pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
     match arguments.role {
         Some(Role::Starter) => discover::run_starter(config_arg),
         Some(Role::Gateway) => daemon::run(config_arg),
+        Some(Role::WatcherStarter) => watcher::run_starter(&arguments.program),
+        Some(Role::Watcher) => watcher::run(&arguments.program),
         None => execute(&arguments.program, config_arg),
     }
 }
@@ -101,14 +112,34 @@ fn execute(program: &[OsString], config_arg: Option<&Path>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let differences = gateway.about.map(|about| mismatch::notes(&settings, &path, gateway.address, &about));
-    variables.notes.iter().chain(differences.iter().flatten()).for_each(|note| eprintln!("lockgate: {note}"));
+    let differences = match mismatch::check(&settings, &path, &gateway) {
+        Ok(notes) => notes,
+        Err(error) => {
+            print_error(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    variables.notes.iter().chain(&differences).for_each(|note| eprintln!("lockgate: {note}"));
     let Some((name, arguments)) = program.split_first() else {
         return ExitCode::from(2);
     };
+    let watcher = start_watcher(&gateway, name);
     let error = Command::new(name).args(arguments).envs(variables.set).exec();
+    if let Some(watcher) = watcher {
+        watcher.cancel();
+    }
     eprintln!("lockgate: cannot run {}: {error}", name.display());
     ExitCode::from(if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
+}
+
+/// Starts the watcher of the program that this process becomes.
+///
+/// `None` if the gateway does not say how many requests it has received, or the system lacks what
+/// the watcher needs: the program runs all the same.
+fn start_watcher(gateway: &FoundGateway, program: &OsStr) -> Option<Watcher> {
+    let received = gateway.about.as_ref()?.received?;
+    let watched = Watched { gateway: gateway.address, received, join_name: gateway.join_name.as_deref(), program };
+    Watcher::start(&watched).ok()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Capabilities of a gateway (OPTIONS), as `lockgate exec` requests them: the tunnels that it intercepts, and its
-//! authority.
+//! Capabilities of a gateway (OPTIONS), as `lockgate exec` requests them: the tunnels that it intercepts, its
+//! authority, and how many requests it has received.
 
 use std::fmt::Write;
 
@@ -15,6 +15,8 @@ const TARGET: &str = "http://lockgate.invalid/";
 const INTERCEPT: &str = "lockgate-intercept";
 /// Field with the fingerprint of the authority, in hexadecimal digits.
 const AUTHORITY: &str = "lockgate-authority";
+/// Field with the number of requests received, these queries not included.
+const RECEIVED: &str = "lockgate-received";
 
 /// Capabilities of a gateway.
 #[derive(PartialEq, Debug)]
@@ -23,6 +25,8 @@ pub struct Capabilities {
     pub intercept: Vec<HostPattern>,
     /// SHA-256 of the certificate of the authority that signs for these hosts.
     pub authority: Option<[u8; 32]>,
+    /// Number of requests of all callers, since the process started. `None` from an older gateway.
+    pub received: Option<u64>,
 }
 
 /// True if the request asks for the capabilities.
@@ -39,7 +43,8 @@ pub(super) fn fields(snapshot: &ConfigSnapshot) -> impl Iterator<Item = (&'stati
             hex
         })
     });
-    std::iter::once((INTERCEPT, hosts.join(", "))).chain(fingerprint.map(|hex| (AUTHORITY, hex)))
+    let received = (RECEIVED, snapshot.metrics.received.get().to_string());
+    [(INTERCEPT, hosts.join(", ")), received].into_iter().chain(fingerprint.map(|hex| (AUTHORITY, hex)))
 }
 
 /// Builds the request for the capabilities, without a body. Max-Forwards keeps it from being forwarded (RFC 9110
@@ -56,7 +61,8 @@ impl Capabilities {
         let field = |name: &str| fields.get(name)?.to_str().ok();
         let hosts = field(INTERCEPT)?.split(',').map(str::trim).filter(|host| !host.is_empty());
         let intercept = hosts.map(|host| HostPattern::parse(host).ok()).collect::<Option<Vec<_>>>()?;
-        Some(Capabilities { intercept, authority: field(AUTHORITY).and_then(digest) })
+        let received = field(RECEIVED).and_then(|count| count.parse().ok());
+        Some(Capabilities { intercept, authority: field(AUTHORITY).and_then(digest), received })
     }
 }
 
@@ -87,11 +93,11 @@ mod tests {
     fn what_is_said_is_read() {
         let pattern = |text| HostPattern::parse(text).unwrap();
         let hosts = ("lockgate-intercept", "api.example, *.b.example:443, [::1]:8443");
-        let about = read(&[hosts, ("lockgate-authority", &"0a".repeat(32))]).unwrap();
+        let about = read(&[hosts, ("lockgate-authority", &"0a".repeat(32)), ("lockgate-received", "7")]).unwrap();
         assert_eq!(about.intercept, ["api.example", "*.b.example:443", "[::1]:8443"].map(pattern));
-        assert_eq!(about.authority, Some([10; 32]));
+        assert_eq!((about.authority, about.received), (Some([10; 32]), Some(7)));
         let none = read(&[("lockgate-intercept", "")]).unwrap();
-        assert_eq!(none, Capabilities { intercept: Vec::new(), authority: None });
+        assert_eq!(none, Capabilities { intercept: Vec::new(), authority: None, received: None });
         assert_eq!(read(&[("via", "1.1 lockgate")]), None);
     }
 

@@ -36,6 +36,8 @@ const MAX_CALLER_NAMES: usize = 10_000;
 pub struct Metrics {
     /// Metrics by name of the limit; an entry stays after its limit was removed.
     limits: Mutex<BTreeMap<Arc<str>, Arc<LimitMetrics>>>,
+    /// Requests whose head has been read, but for queries of the capabilities.
+    pub(super) received: Count,
     /// Finished requests, by the first digit of the status.
     requests: [Count; 6],
     /// Number of refusals by party and reason.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::access::Admitted;
 use super::access_log::AccessLogEntry;
 use super::body::Body;
+use super::capabilities;
 use super::claims::Claims;
 use super::refusal::Refusal;
 use super::session::Session;
@@ -96,9 +97,12 @@ pub(super) struct RequestLog {
 }
 
 impl RequestLog {
-    /// Starts a log for the head in the session, and decides whether the request is traced.
+    /// Starts a log for the head in the session: counts it as received, and decides whether the request is traced.
     pub(super) fn begin(session: &Session) -> RequestLog {
         let snapshot = &session.worker.snapshot;
+        if !capabilities::is_asked(&session.head) {
+            snapshot.metrics.received.add_one();
+        }
         let trace = snapshot.tracer.as_ref().and_then(|tracer| tracer.sample(&session.head));
         let logged = snapshot.log.is_on() || trace.is_some();
         RequestLog { started: snapshot.gate.clock().now(), logged, trace, ..RequestLog::default() }

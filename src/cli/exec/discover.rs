@@ -16,32 +16,20 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http::header::{PROXY_AUTHORIZATION, VIA};
-use http::{HeaderName, Response, StatusCode, Version};
-use http_body_util::Full;
 use rustix::process::geteuid;
 
-use super::super::fetch::fetch;
 use super::super::{print_error, variables};
+use super::probe::{self, ProbeResult};
 use super::{LOG_FILE_VARIABLE, join_socket};
-use crate::auth::to_utf8;
 use crate::config::Settings;
-use crate::net::dial;
-use crate::proxy::capabilities::{self, Capabilities};
-use crate::wire::http_client;
+use crate::proxy::capabilities::Capabilities;
 
-/// Time for an answer: so long that only a hang is slower, however busy the machine.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a gateway to start, for processes that wait for another's.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most rounds of discovery: two seconds, in which a gateway that starts or stops has finished.
@@ -51,22 +39,12 @@ const MAX_ROUNDS: usize = 200;
 /// A choice: shorter than a start takes, and long enough to leave the processor to it.
 const ROUND_DELAY: Duration = Duration::from_millis(10);
 
-/// Field of refusals (RFC 9209), which names the gateway.
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-
 /// Reason why there is no gateway for the program.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Something answers, without the name of a gateway.
-    #[error("{address} is in use by another program; stop that, or choose another address in [listen] proxy")]
-    NotLockgate { address: SocketAddr },
-    /// It accepts connections, and sends nothing within [`ANSWER_TIMEOUT`].
-    #[error("the program that listens at {address} does not answer")]
-    NoAnswer {
-        address: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
+    /// The address is another program's.
+    #[error(transparent)]
+    Probe(#[from] probe::Error),
     /// The system gives no process, pipe or socket, or the log file cannot be opened.
     #[error("a gateway cannot be started")]
     Start(#[from] io::Error),
@@ -93,20 +71,23 @@ pub(super) enum Error {
 /// Sent by programs that join, and compared by the gateway.
 pub(super) type ConfigDigest = [u8; 32];
 
-/// Result of a probe of an address.
-enum ProbeResult {
-    /// The address refuses connections, or closes them without an answer.
-    Nothing,
-    /// Its capabilities, if it has sent them.
-    Gateway(Option<Capabilities>),
-}
-
 /// The gateway for a program.
 pub(super) struct FoundGateway {
     /// Address for programs on this machine, with the port that is bound.
     pub(super) address: SocketAddr,
-    /// Its capabilities; `None` if exec started it with this very configuration, or it did not send them.
+    /// Its capabilities; `None` if it did not send them.
     pub(super) about: Option<Capabilities>,
+    /// Name of its join socket; `None` if exec did not start it.
+    pub(super) join_name: Option<String>,
+}
+
+impl FoundGateway {
+    /// A gateway that exec started, and that this process has joined.
+    fn joined(settings: &Settings, address: SocketAddr, join_name: String) -> FoundGateway {
+        // One that speaks TLS cannot be asked.
+        let about = if settings.proxy.identity.is_none() { probe::ask(address) } else { None };
+        FoundGateway { address, about, join_name: Some(join_name) }
+    }
 }
 
 /// Finds the gateway of these settings, or starts it.
@@ -118,7 +99,7 @@ pub(super) struct FoundGateway {
 pub(super) fn find_or_start(settings: &Settings, config: &Path) -> Result<FoundGateway, Error> {
     match variables::address(settings) {
         Ok(address) => find_or_start_at(settings, address, config),
-        Err(_any_port) => Ok(FoundGateway { address: start_private(config)?, about: None }),
+        Err(_any_port) => start_private(settings, config),
     }
 }
 
@@ -142,13 +123,14 @@ pub(super) fn digest(config: &Path) -> ConfigDigest {
 ///
 /// # Errors
 /// `Exited` if the gateway ends before it listens, `Start` if it cannot be started.
-fn start_private(config: &Path) -> Result<SocketAddr, Error> {
+fn start_private(settings: &Settings, config: &Path) -> Result<FoundGateway, Error> {
     let name = join_socket::name(geteuid(), format_args!("process/{}", std::process::id()));
     let digest = digest(config);
     let output = start_gateway(join_socket::bind(&name)?, config)?;
     let Ok(Some(addresses)) = join(&name, &digest) else { return Err(Error::Exited(output)) };
     print_startup(&output);
-    addresses.first().copied().map(variables::from_this_machine).ok_or(Error::Exited(output))
+    let address = addresses.first().copied().map(variables::from_this_machine).ok_or(Error::Exited(output))?;
+    Ok(FoundGateway::joined(settings, address, name))
 }
 
 /// Finds the gateway at this address, or starts one there.
@@ -162,7 +144,7 @@ fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> 
     let mut ended = None;
     for _ in 0..MAX_ROUNDS {
         match join(&name, &digest) {
-            Ok(Some(_)) => return Ok(FoundGateway { address, about: None }),
+            Ok(Some(_)) => return Ok(FoundGateway::joined(settings, address, name)),
             // The gateway exited meanwhile; its socket is free soon.
             Ok(None) => {
                 std::thread::sleep(ROUND_DELAY);
@@ -174,8 +156,8 @@ fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> 
             }
             Err(error) => return Err(error.into()),
         }
-        match (probe(settings, address)?, ended.take()) {
-            (ProbeResult::Gateway(about), _) => return Ok(FoundGateway { address, about }),
+        match (probe::probe(settings, address)?, ended.take()) {
+            (ProbeResult::Gateway(about), _) => return Ok(FoundGateway { address, about, join_name: None }),
             (ProbeResult::Nothing, Some(output)) => return Err(Error::Exited(output)),
             (ProbeResult::Nothing, None) => {}
         }
@@ -184,7 +166,7 @@ fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> 
                 let output = start_gateway(listener, config)?;
                 if let Ok(Some(_)) = join(&name, &digest) {
                     print_startup(&output);
-                    return Ok(FoundGateway { address, about: None });
+                    return Ok(FoundGateway::joined(settings, address, name));
                 }
                 // Perhaps another process started one, which the next round finds.
                 ended = Some(output);
@@ -203,7 +185,7 @@ fn find_or_start_at(settings: &Settings, address: SocketAddr, config: &Path) -> 
 /// # Errors
 /// `ConnectionRefused` if no process has the socket, `PermissionDenied` if another user's has it, and time-outs after
 /// [`START_TIMEOUT`].
-fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>> {
+pub(super) fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>> {
     let mut stream = join_socket::connect(name, geteuid())?;
     stream.set_read_timeout(Some(START_TIMEOUT))?;
     let mut text = String::new();
@@ -216,73 +198,6 @@ fn join(name: &str, config: &ConfigDigest) -> io::Result<Option<Vec<SocketAddr>>
     }
     let addresses: Vec<_> = text.lines().filter_map(|line| line.parse().ok()).collect();
     Ok(Some(addresses).filter(|addresses| !addresses.is_empty()))
-}
-
-/// Finds out what listens at the address.
-///
-/// # Errors
-/// `NotLockgate` and `NoAnswer`.
-fn probe(settings: &Settings, address: SocketAddr) -> Result<ProbeResult, Error> {
-    if settings.proxy.identity.is_some() {
-        // It speaks TLS. Its certificate is verified by the programs.
-        return Ok(if dial::is_listening(address, ANSWER_TIMEOUT) {
-            ProbeResult::Gateway(None)
-        } else {
-            ProbeResult::Nothing
-        });
-    }
-    match request_about(address, None) {
-        Ok(response) if is_lockgate(&response) => Ok(ProbeResult::Gateway(read_about(address, &response))),
-        Ok(_) | Err(http_client::Error::NotHttp(_)) => Err(Error::NotLockgate { address }),
-        Err(http_client::Error::Broken(source)) if source.kind() == io::ErrorKind::TimedOut => {
-            Err(Error::NoAnswer { address, source })
-        }
-        // It closed the connection, or nothing listens. A start will show which.
-        Err(http_client::Error::Broken(_)) => Ok(ProbeResult::Nothing),
-    }
-}
-
-/// Requests the capabilities of a gateway, with these `Proxy-Authorization` credentials.
-///
-/// Blocks for [`ANSWER_TIMEOUT`] at most; the content of the response is not read.
-fn request_about(address: SocketAddr, credentials: Option<String>) -> Result<Response<Bytes>, http_client::Error> {
-    let mut request = capabilities::request();
-    if let Some(credentials) = credentials {
-        request = request.header(PROXY_AUTHORIZATION, credentials);
-    }
-    let request = request.body(Full::default()).expect("base64 is a valid field value");
-    fetch(address, request, 0, ANSWER_TIMEOUT)
-}
-
-/// Reads the capabilities in a response. After a 407 the request is repeated with the password that the program is
-/// about to send to the same address; a server that requires none gets none.
-///
-/// `None` if the gateway sends none, or the password is missing or wrong.
-fn read_about(address: SocketAddr, response: &Response<Bytes>) -> Option<Capabilities> {
-    if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-        return Capabilities::read(request_about(address, Some(credentials()?)).ok()?.headers());
-    }
-    Capabilities::read(response.headers())
-}
-
-/// The program's credentials as a value of `Proxy-Authorization` (RFC 7617).
-///
-/// `None` if [`variables::CREDENTIALS`] is unset or empty.
-fn credentials() -> Option<String> {
-    let text = std::env::var_os(variables::CREDENTIALS).filter(|text| !text.is_empty())?;
-    Some(format!("Basic {}", STANDARD.encode(to_utf8(text.as_bytes()))))
-}
-
-/// True if a response is a gateway's own: it bears the gateway's name, in `Via` or, if it is a refusal, in
-/// `Proxy-Status`.
-///
-/// A program that is no gateway would have to claim the name.
-fn is_lockgate(response: &Response<Bytes>) -> bool {
-    let begins = |name, with: &str| {
-        let mut values = response.headers().get_all(name).iter();
-        values.any(|value| value.as_bytes().to_ascii_lowercase().starts_with(with.as_bytes()))
-    };
-    response.version() == Version::HTTP_11 && (begins(VIA, "1.1 lockgate") || begins(PROXY_STATUS, "lockgate"))
 }
 
 /// Starts a gateway as a daemon, and waits until it is ready or has failed. Returns its messages until then.
@@ -369,18 +284,7 @@ pub(super) fn run_starter(config_arg: Option<&Path>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_of_ours_is_told_from_others() {
-        let response = |version, name: &str, value: &str| {
-            is_lockgate(&Response::builder().version(version).header(name, value).body(Bytes::new()).unwrap())
-        };
-        assert!(response(Version::HTTP_11, "via", "1.1 lockgate"));
-        assert!(response(Version::HTTP_11, "proxy-status", "Lockgate; error=a"));
-        assert!(!response(Version::HTTP_10, "via", "1.1 lockgate"));
-        assert!(!response(Version::HTTP_11, "via", "1.1 squid"));
-        assert!(!response(Version::HTTP_11, "server", "lockgate"));
-    }
+    use crate::net::dial;
 
     #[test]
     fn a_gateway_that_ends_before_it_answers_is_none() {
