@@ -50,7 +50,7 @@ fn env_prints_what_exec_sets_and_starts_nothing() {
     let output = stage.shell(&print).envs(before).output().unwrap();
     assert_eq!(out(&output).lines().collect::<Vec<_>>(), by_env, "{}", err(&output));
     assert_eq!(by_env[0], format!("http://127.0.0.1:{}", stage.port));
-    assert_eq!(by_env[6], "it's a,b");
+    assert_eq!(by_env[6], format!("it's a,b,127.0.0.1:{}", stage.port));
     for path in [8, 10, 11].map(|place| &by_env[place]) {
         assert!(path.starts_with('/') && std::fs::metadata(path).is_ok_and(|file| file.is_file()), "{path}");
     }

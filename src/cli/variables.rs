@@ -241,7 +241,8 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
     variables.set.extend(PROXY_VARIABLES.map(|name| (name, url.clone())));
     variables.set.push(("NODE_USE_ENV_PROXY", "1".into()));
     let counted = CountedHosts::of(settings);
-    let exceptions = set_no_proxy(&counted, env, &mut variables);
+    let own = no_proxy::own_entries(&counted, address, &url_at(settings, address, None));
+    let exceptions = set_no_proxy(&counted, &own, env, &mut variables);
     if let Some(bundle) = bundle {
         variables.set.extend(BUNDLE_VARIABLES.map(|name| (name, bundle.all.clone().into())));
         variables.set.push((BUNDLE_DIR_VARIABLE, bundle.folder.clone().into()));
@@ -252,15 +253,16 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
     variables
 }
 
-/// Sets `NO_PROXY` and its variants. Entries of the user stay, but those for hosts that a limit
-/// counts. Returns the value of `NO_PROXY`.
+/// Sets `NO_PROXY` and its variants: entries of the user but those for hosts that a limit counts,
+/// and `own`, the gateway's addresses. Returns the value of `NO_PROXY`.
 ///
 /// A variable that is set in one spelling gives its value to the other. Entries that were left out
-/// are named in one note.
-fn set_no_proxy(counted: &CountedHosts, env: Env<'_>, variables: &mut Variables) -> String {
+/// are named in one note. Without the gateway's address, a program that calls the proxy by itself
+/// (axios) would be sent to the proxy through the proxy by a library below it (Node).
+fn set_no_proxy(counted: &CountedHosts, own: &[String], env: Env<'_>, variables: &mut Variables) -> String {
     let text = |name| env(name).map(|list| list.to_string_lossy().into_owned());
     let (upper, lower) = (text("NO_PROXY"), text("no_proxy"));
-    let default = Some(LOOPBACK_HOSTS.to_owned()).filter(|_| !counted.loopback);
+    let default = Some(if counted.loopback { String::new() } else { LOOPBACK_HOSTS.to_owned() });
     let lists = [
         ("NO_PROXY", upper.clone().or_else(|| lower.clone()).or_else(|| default.clone())),
         ("no_proxy", lower.or(upper).or(default)),
@@ -269,11 +271,11 @@ fn set_no_proxy(counted: &CountedHosts, env: Env<'_>, variables: &mut Variables)
     ];
     let (mut holds, mut left_out) = (String::new(), Vec::new());
     for (name, list) in lists.into_iter().filter_map(|(name, list)| Some((name, list?))) {
-        let kept = counted.without(&list, &mut left_out);
+        let value = no_proxy::with_own(counted.without(&no_proxy::without_own(list, own), &mut left_out), own);
         if name == "NO_PROXY" {
-            holds.clone_from(&kept);
+            holds.clone_from(&value);
         }
-        variables.set.push((name, kept.into()));
+        variables.set.push((name, value.into()));
     }
     left_out.sort();
     left_out.dedup();

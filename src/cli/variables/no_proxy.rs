@@ -2,8 +2,9 @@
 //!
 //! An entry that covers a counted host even in part is removed: it would let requests escape their
 //! limit. Entries of other hosts stay as written, and so does the whole list if none is removed.
+//! The gateway's own address and port are added: no request reaches the gateway through itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -115,6 +116,46 @@ impl NoProxyEntry {
             (NoProxyEntry::Net(_), Subtree::Name(_)) | (NoProxyEntry::Name(_), Subtree::Address(_)) => false,
         }
     }
+}
+
+/// Entries for the gateway itself: its address, and the authority of its URL if that has another
+/// host, each with the port.
+///
+/// An IPv6 address has no port, as several programs take `[::1]:8080` for an error; so there is none
+/// if a limit counts that address.
+pub(super) fn own_entries(counted: &CountedHosts, address: SocketAddr, url: &str) -> Vec<String> {
+    let authority = url.rsplit_once("//").map_or(url, |(_, authority)| authority).to_owned();
+    let mut own = match address.ip() {
+        IpAddr::V4(_) => vec![address.to_string()],
+        IpAddr::V6(ip) if counted.matches_any(&NoProxyEntry::Net(ip.to_canonical().into())) => Vec::new(),
+        IpAddr::V6(ip) => vec![ip.to_string()],
+    };
+    if !authority.starts_with('[') && !own.contains(&authority) {
+        own.push(authority);
+    }
+    own
+}
+
+/// Removes the entries `own` from a list, as an exec around this one has added them.
+///
+/// A list without them stays as written.
+pub(super) fn without_own(list: String, own: &[String]) -> String {
+    let is_own = |entry: &&str| own.iter().any(|own| own == entry);
+    if !list.split([',', ' ', '\t']).any(|entry| is_own(&entry)) {
+        return list;
+    }
+    list.split([',', ' ', '\t']).filter(|entry| !entry.is_empty() && !is_own(entry)).collect::<Vec<_>>().join(",")
+}
+
+/// Appends the entries `own` to a list.
+///
+/// `*` stays alone: many programs know it only so.
+pub(super) fn with_own(list: String, own: &[String]) -> String {
+    if list.trim() == "*" || own.is_empty() {
+        return list;
+    }
+    let all: Vec<&str> = [list.as_str()].into_iter().chain(own.iter().map(String::as_str)).collect();
+    all.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(",")
 }
 
 /// True if a counted host may be this machine.

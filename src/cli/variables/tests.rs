@@ -44,10 +44,10 @@ fn build_with(
 #[test]
 fn every_program_is_told_where_the_gateway_is() {
     let (set, notes) = build_with(&settings("127.0.0.1:8080"), None, &[]);
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"] {
+    for name in PROXY_VARIABLES {
         assert_eq!(set[name], "http://127.0.0.1:8080", "{name}");
     }
-    assert_eq!(set["NO_PROXY"], "localhost,127.0.0.1,::1");
+    assert_eq!(set["NO_PROXY"], "localhost,127.0.0.1,::1,127.0.0.1:8080");
     assert_eq!(set["no_proxy"], set["NO_PROXY"]);
     assert_eq!(set["NODE_USE_ENV_PROXY"], "1");
     assert_eq!(
@@ -90,11 +90,13 @@ fn exceptions_that_are_set_stay_as_they_are() {
         assert!(notes.is_empty(), "{notes:?}");
         (set["NO_PROXY"].clone(), set["no_proxy"].clone())
     };
-    let pair = |upper: &str, lower: &str| (upper.to_owned(), lower.to_owned());
+    let own = "127.0.0.1:8080";
+    let pair = |upper: &str, lower: &str| (format!("{upper},{own}"), format!("{lower},{own}"));
     assert_eq!(after(&[("NO_PROXY", "a, b")]), pair("a, b", "a, b"));
     assert_eq!(after(&[("no_proxy", "b")]), pair("b", "b"));
     assert_eq!(after(&[("NO_PROXY", "a"), ("no_proxy", "b")]), pair("a", "b"));
-    assert_eq!(after(&[("NO_PROXY", "")]), pair("", ""), "set to nothing is set");
+    assert_eq!(after(&[("NO_PROXY", "a,127.0.0.1:8080")]), pair("a", "a"), "it is set once");
+    assert_eq!(after(&[("NO_PROXY", "")]), (own.to_owned(), own.to_owned()), "set to nothing is set");
 }
 
 #[test]
@@ -103,8 +105,10 @@ fn nothing_that_is_counted_goes_past_us() {
         let (set, notes) = build_with(&counting(hosts), None, &[("NO_PROXY", before), ("no_grpc_proxy", before)]);
         assert_eq!(set["NO_PROXY"], set["no_proxy"]);
         assert_eq!(set["NO_PROXY"], set["no_grpc_proxy"]);
-        assert_eq!(notes.is_empty(), set["NO_PROXY"] == before, "what is left out is said: {notes:?}");
-        set["NO_PROXY"].clone()
+        let (list, _) = set["NO_PROXY"].rsplit_once("127.0.0.1:8080").unwrap();
+        let list = list.trim_end_matches(',');
+        assert_eq!(notes.is_empty(), list == before, "what is left out is said: {notes:?}");
+        list.to_owned()
     };
     assert_eq!(left(&["api.corp.example"], ".corp.example,b.example"), "b.example");
     assert_eq!(
@@ -127,16 +131,31 @@ fn where_this_machine_is_counted_nothing_is_excepted_by_default() {
     let by_rule = Settings { counts_loopback: true, ..settings("127.0.0.1:8080") };
     for settings in [intercepting, by_rule, counting(&["[::1]"]), counting(&["127.0.0.9"])] {
         let (set, _) = build_with(&settings, None, &[]);
-        assert!(!set.contains_key("NO_PROXY") && !set.contains_key("no_proxy"));
+        assert_eq!([&set["NO_PROXY"], &set["no_proxy"]], ["127.0.0.1:8080"; 2], "the gateway itself");
         assert!(set["JAVA_TOOL_OPTIONS"].ends_with("-Dhttp.nonProxyHosts="), "Java excepts this machine by itself");
-        let (set, _) = build_with(&settings, None, &[("NO_PROXY", "a.corp")]);
-        assert_eq!(set["NO_PROXY"], "a.corp");
+        let (set, notes) = build_with(&settings, None, &[("NO_PROXY", "a.corp,127.0.0.1:8080")]);
+        assert_eq!(set["NO_PROXY"], "a.corp,127.0.0.1:8080");
+        assert!(notes.is_empty(), "an exec around this one has added the gateway: {notes:?}");
         assert!(set["JAVA_TOOL_OPTIONS"].ends_with("-Dhttp.nonProxyHosts="), "it adds this machine to any list");
     }
 }
 
 #[test]
 fn options_for_java_are_appended_and_replaced_when_they_are_ours() {
+#[test]
+fn the_gateway_itself_is_never_reached_through_the_gateway() {
+    let set = |listen: &str, hosts: &[&str], before: &[(&str, &str)]| {
+        let mut settings = counting(hosts);
+        settings.bound_to(&[listen.parse().unwrap()]);
+        build_with(&settings, None, before).0["NO_PROXY"].clone()
+    };
+    assert_eq!(set("127.0.0.1:8080", &[], &[]), "127.0.0.1:8080", "a limit without hosts counts them all");
+    assert_eq!(set("10.0.0.5:8080", &["a"], &[("NO_PROXY", "corp.example")]), "corp.example,10.0.0.5:8080");
+    assert_eq!(no_proxy::with_own("*".into(), &["a:80".into()]), "*", "most programs know it only alone");
+    assert_eq!(set("[fd00::5]:8080", &["a"], &[("NO_PROXY", "b")]), "b,fd00::5");
+    assert_eq!(set("[::1]:8080", &["localhost"], &[("NO_PROXY", "b")]), "b", "without a port it excepts too much");
+}
+
     let settings = settings("127.0.0.1:8080");
     let java = |before: &str| {
         let (set, notes) = build_with(&settings, Some(&bundle()), &[("JAVA_TOOL_OPTIONS", before)]);
