@@ -13,7 +13,7 @@ fn evaluated(stage: &Stage, names: &[&str], before: &[(&str, &str)]) -> Vec<Stri
     let print: String = names.iter().map(|name| format!("printf '%s\\n' \"${name}\"; ")).collect();
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("eval \"$({PROGRAM} env)\"; {print}")]).current_dir(stage.dir.path()).env_clear();
-    shell.env("PATH", std::env::var_os("PATH").unwrap()).envs(before.iter().copied());
+    shell.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", stage.dir.path()).envs(before.iter().copied());
     let output = shell.output().unwrap();
     assert!(output.status.success(), "{}", err(&output));
     out(&output).lines().map(str::to_owned).collect()
@@ -42,6 +42,9 @@ fn env_prints_what_exec_sets_and_starts_nothing() {
         "GIT_SSL_CAINFO",
         "PIP_CERT",
         "JAVA_TOOL_OPTIONS",
+        "PYTHONPATH",
+        "NODE_OPTIONS",
+        "npm_config_cafile",
     ];
     let before = [("NO_PROXY", "it's a,b"), ("JAVA_TOOL_OPTIONS", "-Da='b c'")];
     let by_env = evaluated(&stage, &names, &before);

@@ -1,12 +1,14 @@
 //! Environment variables that make programs use the gateway, and trust its certificate authority.
 //!
 //! `lockgate env` prints them, `lockgate exec` sets them. In order: the URL of the proxy,
-//! `NO_PROXY` without hosts that a limit counts, and, if hosts are intercepted, files of root
-//! certificates that include the gateway's authority. The environment is read by a function, so
-//! that tests have none.
+//! `NO_PROXY` without hosts that a limit counts, files that Python and Node load at their start, and,
+//! if hosts are intercepted, files of root certificates that include the gateway's authority. The
+//! environment is read by a function, so that tests have none.
 
 mod java_options;
 mod no_proxy;
+mod npm;
+mod preload;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +23,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 
 use self::no_proxy::CountedHosts;
+use self::preload::Preload;
 use crate::auth::to_utf8;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
@@ -39,10 +42,19 @@ const LOOPBACK_HOSTS: &str = "localhost,127.0.0.1,::1";
 /// Variables that hold the proxy's URL. Both spellings, because curl knows `http_proxy` only in
 /// lower case and other programs look for upper case first; gRPC prefers its own name to the
 /// others.
-const PROXY_VARIABLES: [&str; 7] =
-    ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "grpc_proxy"];
+const PROXY_VARIABLES: [&str; 9] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "grpc_proxy",
+    "ws_proxy", // aiohttp's WebSockets
+    "wss_proxy",
+];
 /// Variables that name a PEM file in place of a program's own root certificates.
-const BUNDLE_VARIABLES: [&str; 10] = [
+const BUNDLE_VARIABLES: [&str; 11] = [
     "SSL_CERT_FILE",                      // OpenSSL, Go, Ruby, httpx, uv, rustls
     "CURL_CA_BUNDLE",                     // curl
     "AWS_CA_BUNDLE",                      // AWS command line and SDKs
@@ -53,6 +65,7 @@ const BUNDLE_VARIABLES: [&str; 10] = [
     "HTTPLIB2_CA_CERTS",                  // Python httplib2: Google's API library
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", // Google's Cloud SDK
     "NIX_SSL_CERT_FILE",                  // programs of Nix, which look here before SSL_CERT_FILE
+    npm::VARIABLE,                        // npm, also if it has a `cafile` in a file
 ];
 /// Variable that names a file or folder in place of the root certificates of Python requests. A
 /// folder is given, because a file would be parsed again for each `requests.get`.
@@ -73,6 +86,15 @@ pub(super) struct Variables {
     pub(super) set: Vec<(&'static str, OsString)>,
     /// Warnings for stderr, a sentence each.
     pub(super) notes: Vec<String>,
+}
+
+/// Files that the variables name.
+#[derive(Default)]
+struct Files {
+    /// Root certificates; `None` if nothing is intercepted.
+    bundle: Option<Bundle>,
+    /// Programs that Python and Node load at their start; `None` if they cannot be written.
+    preload: Option<Preload>,
 }
 
 /// Lookup of a variable in the present environment.
@@ -105,7 +127,15 @@ pub(super) fn variables(settings: &Settings, env: Env<'_>) -> Result<Variables, 
         Some(authority) => Some(bundle(authority, env)?),
         None => None,
     };
-    Ok(build(settings, address, bundle.as_ref(), env))
+    let mut folders: Vec<PathBuf> = cache_root(env).into_iter().map(|cache| cache.join("preload")).collect();
+    folders.extend(settings.proxy.authority.as_ref().map(|authority| authority.dir.join("preload")));
+    let (preload, unwritten) = match preload::write(&folders) {
+        Ok(preload) => (Some(preload), None),
+        Err(error) => (None, Some(format!("aiohttp, and Node before 22.21, go past the gateway: {error}"))),
+    };
+    let mut variables = build(settings, address, &Files { bundle, preload }, env);
+    variables.notes.extend(unwritten);
+    Ok(variables)
 }
 
 /// The URL of the gateway for programs on this machine.
@@ -198,6 +228,7 @@ fn bundle(settings: &ca::Settings, env: Env<'_>) -> Result<Bundle, Error> {
     }
     let path = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let mut instead: Vec<_> = BUNDLE_VARIABLES.iter().chain([&BUNDLE_DIR_VARIABLE]).filter_map(path).collect();
+    instead.extend(npm::inherited(env));
     instead.extend(env("SSL_CERT_DIR").iter().flat_map(std::env::split_paths).filter(|dir| dir.is_dir()));
     let before = Inherited { replacing: instead, additional: EXTRA_CA_VARIABLES.iter().filter_map(path).collect() };
     match Bundle::write(&dir, &dir, &before) {
@@ -220,16 +251,21 @@ fn is_not_writable(error: &io::Error) -> bool {
 ///
 /// `None` without an absolute path in `XDG_CACHE_HOME` or `HOME`.
 fn cache_dir(dir: &Path, env: Env<'_>) -> Option<PathBuf> {
+    // One folder per authority.
+    let name = dir.to_string_lossy().trim_start_matches('/').replace('/', "-");
+    Some(cache_root(env)?.join(name))
+}
+
+/// Our folder in the user's cache.
+fn cache_root(env: Env<'_>) -> Option<PathBuf> {
     let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     let cache = env("XDG_CACHE_HOME").and_then(absolute);
     let cache = cache.or_else(|| Some(env("HOME").and_then(absolute)?.join(".cache")))?;
-    // One folder per authority.
-    let name = dir.to_string_lossy().trim_start_matches('/').replace('/', "-");
-    Some(cache.join("lockgate").join(name))
+    Some(cache.join("lockgate"))
 }
 
-/// Writes no files; `bundle` has the paths of those written before.
-fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env: Env<'_>) -> Variables {
+/// Writes no files; `files` has the paths of those written before.
+fn build(settings: &Settings, address: SocketAddr, files: &Files, env: Env<'_>) -> Variables {
     let mut variables = Variables::default();
     let credentials = env(CREDENTIALS).filter(|text| !text.is_empty());
     if settings.proxy.access.users.is_some() && credentials.is_none() {
@@ -243,8 +279,14 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
     let counted = CountedHosts::of(settings);
     let own = no_proxy::own_entries(&counted, address, &url_at(settings, address, None));
     let exceptions = set_no_proxy(&counted, &own, env, &mut variables);
+    if let Some(preload) = &files.preload {
+        preload::add(preload, env, &mut variables);
+    }
+    let bundle = files.bundle.as_ref();
     if let Some(bundle) = bundle {
         variables.set.extend(BUNDLE_VARIABLES.map(|name| (name, bundle.all.clone().into())));
+        // npm takes the last of two that differ in case.
+        variables.set.extend(env(npm::UPPER_CASE).map(|_| (npm::UPPER_CASE, bundle.all.clone().into())));
         variables.set.push((BUNDLE_DIR_VARIABLE, bundle.folder.clone().into()));
         variables.set.extend(EXTRA_CA_VARIABLES.map(|name| (name, bundle.ours.clone().into())));
         variables.notes.extend(bundle.unreadable.iter().cloned());

@@ -21,7 +21,8 @@ use std::time::SystemTime;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use self::atomic_write::{write_atomically, write_error};
+pub use self::atomic_write::write_atomically;
+use self::atomic_write::write_error;
 use super::ca;
 use super::pem::{self, encode_certificates};
 

@@ -89,7 +89,7 @@ def with_aiohttp():
     import aiohttp
 
     async def main():
-        async with aiohttp.ClientSession(trust_env=True) as session:
+        async with aiohttp.ClientSession() as session:
 
             async def call(method, url, body=None):
                 async with session.request(method, url, data=body) as answer:
@@ -102,6 +102,20 @@ def with_aiohttp():
                 check("GET", content, path.encode())
             for body in bodies:
                 check("POST", await call("POST", f"{base}/post", body), body)
+
+    asyncio.run(main())
+
+
+def with_aiohttp_websocket():
+    """As with_websockets."""
+    import aiohttp
+
+    async def main():
+        async with aiohttp.ClientSession() as session, session.ws_connect(base, timeout=30) as socket:
+            check("via", (await socket.receive()).data, "1.1 lockgate")
+            for n in range(count):
+                await socket.send_str(f"message {n}")
+                check("message", (await socket.receive()).data, f"message {n}")
 
     asyncio.run(main())
 
@@ -144,6 +158,7 @@ def with_grpc():
     "urllib3": with_urllib3,
     "urllib": with_urllib,
     "aiohttp": with_aiohttp,
+    "aiohttp-websocket": with_aiohttp_websocket,
     "websockets": with_websockets,
     "grpc": with_grpc,
 }[library]()

@@ -36,7 +36,8 @@ fn build_with(
     before: &[(&str, &str)],
 ) -> (BTreeMap<String, String>, Vec<String>) {
     let env = |name: &str| before.iter().find(|(env, _)| *env == name).map(|(_, value)| OsString::from(*value));
-    let variables = build(settings, address(settings).unwrap(), bundle, &env);
+    let files = Files { bundle: bundle.cloned(), preload: None };
+    let variables = build(settings, address(settings).unwrap(), &files, &env);
     let text = |value: OsString| value.into_string().unwrap();
     (variables.set.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect(), variables.notes)
 }
@@ -70,6 +71,7 @@ fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
         "PIP_CERT",
         "CARGO_HTTP_CAINFO",
         "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+        "npm_config_cafile",
     ] {
         assert_eq!(set[name], "/certs/bundle.pem", "{name}");
     }
@@ -141,8 +143,6 @@ fn where_this_machine_is_counted_nothing_is_excepted_by_default() {
 }
 
 #[test]
-fn options_for_java_are_appended_and_replaced_when_they_are_ours() {
-#[test]
 fn the_gateway_itself_is_never_reached_through_the_gateway() {
     let set = |listen: &str, hosts: &[&str], before: &[(&str, &str)]| {
         let mut settings = counting(hosts);
@@ -156,6 +156,8 @@ fn the_gateway_itself_is_never_reached_through_the_gateway() {
     assert_eq!(set("[::1]:8080", &["localhost"], &[("NO_PROXY", "b")]), "b", "without a port it excepts too much");
 }
 
+#[test]
+fn options_for_java_are_appended_and_replaced_when_they_are_ours() {
     let settings = settings("127.0.0.1:8080");
     let java = |before: &str| {
         let (set, notes) = build_with(&settings, Some(&bundle()), &[("JAVA_TOOL_OPTIONS", before)]);
@@ -188,7 +190,7 @@ fn a_password_of_an_environment_in_latin_1_is_written_in_utf_8() {
     let settings = settings("127.0.0.1:8080");
     for bytes in [&b"ana:p\xe4ss"[..], "ana:p\u{e4}ss".as_bytes()] {
         let env = |name: &str| (name == CREDENTIALS).then(|| OsStr::from_bytes(bytes).to_owned());
-        let set = build(&settings, address(&settings).unwrap(), None, &env).set;
+        let set = build(&settings, address(&settings).unwrap(), &Files::default(), &env).set;
         let url = set.iter().find(|(name, _)| *name == "HTTPS_PROXY").map(|(_, url)| url.to_str());
         assert_eq!(url, Some(Some("http://ana:p%C3%A4ss@127.0.0.1:8080")), "{}", bytes.escape_ascii());
     }

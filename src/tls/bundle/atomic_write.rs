@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// If the file cannot be written; the text names it.
-pub(super) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|there| there == content) {
         return Ok(());
     }

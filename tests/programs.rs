@@ -1,0 +1,286 @@
+//! Programs and libraries that find their proxy and their roots each in a way of its own, under `lockgate exec`: each of
+//! their requests comes through the gateway, and what their user has set is kept.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::support::certs::Fault;
+use crate::support::gateway::{Dir, PROGRAM};
+use crate::support::processes::{ENVIRONMENT, need, python, top};
+use crate::support::program::{err, out};
+use crate::support::stage::{Before, Stage, counted, opens};
+use crate::support::*;
+
+/// A gateway; an http origin; and two https origins, of which it intercepts one. Each answers a GET with the target, and
+/// anything else with its content. All are called `localhost`.
+struct Yard {
+    stage: Stage,
+    plain: Origin,
+    secure: Origin2,
+    closed: Origin2,
+    /// The roots of the origins, which the user of the programs trusts.
+    trust: PathBuf,
+}
+
+impl Yard {
+    fn new() -> Yard {
+        Yard::with("", &[])
+    }
+
+    /// The same with further lines in `[access]`, and with these files beside the configuration.
+    fn with(more: &str, files: &[(&str, &str)]) -> Yard {
+        let before = Before::new();
+        for (name, text) in files {
+            before.dir.write(name, text);
+        }
+        let plain = Origin::scripted(|request, link| {
+            link.read_body();
+            let content = if request.method == "GET" { request.target.clone().into_bytes() } else { link.body() };
+            let mut all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).into_bytes();
+            all.extend(content);
+            link.send(all);
+            Next::Keep
+        });
+        let secure = Origin2::start(before.authority.both_config(Fault::None));
+        let closed = Origin2::start(before.authority.both_config(Fault::None));
+        let host = format!("localhost:{}", secure.port());
+        let toml = format!("[listen]\nproxy = \"127.0.0.1:{}\"\n\n", free_port())
+            + &counted(1000, "1s", "")
+            + &opens(&[&host], &[secure.port(), closed.port()], &before.trust)
+            + more;
+        let trust = before.trust.clone();
+        Yard { stage: before.gateway_with(&toml), plain, secure, closed, trust }
+    }
+
+    fn dir(&self) -> &Path {
+        self.stage.gateway.dir.path()
+    }
+
+    /// The program under `lockgate exec`, with nothing in its environment but the user's roots and what the test has put
+    /// there.
+    fn run(&self, program: &Command) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(["exec", "-c"]).arg(self.dir().join("proxy.toml")).arg("--").arg(program.get_program());
+        command.args(program.get_args()).current_dir(self.dir());
+        for name in ENVIRONMENT {
+            command.env_remove(name);
+        }
+        command.env("HOME", self.dir()).env_remove("XDG_CACHE_HOME").env("SSL_CERT_FILE", &self.trust);
+        command.env("NODE_EXTRA_CA_CERTS", &self.trust);
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).output().expect("the gateway was built and can be started")
+    }
+
+    /// Runs to a good end, without a word of the gateway on stderr; what it printed.
+    #[track_caller]
+    fn prints(&self, program: &Command) -> String {
+        let output = self.run(program);
+        assert!(output.status.success(), "{}: {}{}", output.status, out(&output), err(&output));
+        assert!(!err(&output).contains("lockgate:"), "{}", err(&output));
+        out(&output)
+    }
+
+    /// Runs the program with each origin; it prints `well`, and `count` requests arrive each time.
+    #[track_caller]
+    fn all_go_well(&self, count: usize, program: impl Fn(&str) -> Command) {
+        for base in [self.plain_base(), self.secure.url(""), self.closed.url("")] {
+            assert_eq!(self.prints(&program(&base)).trim(), "well", "{base}");
+        }
+        self.all_came(count);
+    }
+
+    /// Fails unless `count` requests have come to each origin, all through the gateway.
+    #[track_caller]
+    fn all_came(&self, count: usize) {
+        let (plain, secure, closed) = (self.plain.requests(), self.secure.seen(), self.closed.seen());
+        assert_eq!([plain.len(), secure.len(), closed.len()], [count; 3], "{closed:?}");
+        let vias = plain.iter().map(|one| one.all("via").collect()).chain(secure.iter().map(|one| one.all("via")));
+        for via in vias {
+            let via: Vec<&str> = via;
+            assert!(matches!(via[..], ["1.1 lockgate" | "2.0 lockgate"]), "past the gateway: {via:?}");
+        }
+        // Of a closed tunnel the gateway knows but that it is there.
+        let connections: BTreeSet<usize> = closed.iter().map(|one| one.connection).collect();
+        let line = format!("CONNECT localhost:{} 200 limits=the-limit", self.closed.port());
+        let tunnels = || self.stage.gateway.lines().iter().filter(|text| text.contains(&line)).count();
+        eventually("each connection is a tunnel in the log", || tunnels() >= connections.len());
+    }
+
+    /// By name, as the origins with certificates.
+    fn plain_base(&self) -> String {
+        format!("http://localhost:{}", self.plain.port())
+    }
+}
+
+/// Python's aiohttp, with a program that says nothing of proxies.
+fn aiohttp(base: &str) -> Command {
+    let mut command = python("unchanged.py");
+    command.args(["aiohttp", base, "4"]);
+    command
+}
+
+fn pinned_node() -> PathBuf {
+    let node = top().join("tests/clients/node/node_modules/.bin/node");
+    need(&node, "a Node that knows NODE_USE_ENV_PROXY, and its libraries,");
+    node
+}
+
+fn node(program: impl AsRef<std::ffi::OsStr>, script: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.arg(top().join("tests/clients/node").join(script)).args(args);
+    command
+}
+
+#[test]
+fn aiohttp_goes_through_the_gateway_without_being_told_to() {
+    let yard = Yard::new();
+    yard.all_go_well(7, aiohttp);
+}
+
+#[test]
+fn aiohttp_is_found_whenever_it_is_imported_and_a_session_may_say_otherwise() {
+    let yard = Yard::new();
+    let script = |lines: &str| {
+        let mut command = Command::new(top().join(".venv/bin/python"));
+        command.args(["-c", lines]).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    };
+    let ask = "async def main():\n async with aiohttp.ClientSession(ARGS) as s, s.get('URL') as r: print(r.status)\n\
+               asyncio.run(main())\n";
+    let url = yard.plain.url("/");
+    let late = format!(
+        "import asyncio, sys, importlib.util\nassert 'aiohttp' not in sys.modules\n\
+                        importlib.util.find_spec('aiohttp.client')\nimport aiohttp\n{ask}"
+    );
+    assert_eq!(yard.prints(&script(&late.replace("ARGS", "").replace("URL", &url))).trim(), "200");
+    assert_eq!(yard.plain.only().field("via"), Some("1.1 lockgate"));
+    // A password of ~/.netrc is sent only by a session that asks for the environment by itself.
+    yard.stage.gateway.dir.write(".netrc", "machine 127.0.0.1 login ana password secret\n");
+    for (args, has_password) in [("", false), ("trust_env=True", true)] {
+        yard.prints(&script(&late.replace("ARGS", args).replace("URL", &url)));
+        let last = yard.plain.requests().pop().unwrap();
+        assert_eq!(last.field("authorization").is_some(), has_password, "{args:?}");
+    }
+    let output = yard.run(&script(&late.replace("ARGS", "trust_env=False").replace("URL", &url)));
+    assert_eq!(out(&output).trim(), "200", "{}", err(&output));
+    assert_eq!(yard.plain.requests().last().unwrap().field("via"), None, "it says that it wants none");
+    assert!(err(&output).contains("no request came to the gateway"), "{}", err(&output));
+}
+
+#[test]
+fn a_sitecustomize_of_the_users_own_runs_too() {
+    let yard = Yard::new();
+    let own = Dir::new();
+    let script = "import sys, sitecustomize; print(sitecustomize.__file__, [p for p in sys.path if 'lockgate' in p])";
+    let mut command = Command::new(top().join(".venv/bin/python"));
+    command.args(["-c", script]).env("PYTHONPATH", own.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+    own.write("sitecustomize.py", "print('own', __name__)\n");
+    let output = yard.run(&command);
+    let file = own.path().join("sitecustomize.py");
+    assert_eq!(out(&output), format!("own sitecustomize\n{} []\n", file.display()), "{}", err(&output));
+    own.write("sitecustomize.py", "raise ValueError('broken')\n");
+    let output = yard.run(&command);
+    assert!(err(&output).contains("ValueError: broken"), "{}", err(&output));
+    own.write("sitecustomize.py", "import no_such_module\n");
+    let output = yard.run(&command);
+    assert!(err(&output).contains("no_such_module"), "{}", err(&output));
+    own.write("sitecustomize.py", "");
+    yard.all_go_well(7, |base| {
+        let mut command = aiohttp(base);
+        command.env("PYTHONPATH", own.path());
+        command
+    });
+}
+
+#[test]
+fn websockets_of_aiohttp_go_through_the_gateway() {
+    let before = Before::new();
+    let (cert, key) = before.authority.issue(Fault::None).write(before.dir.path(), "socket");
+    let mut server = python("websocket_server.py");
+    server.arg(cert).arg(key);
+    let server = processes::Server::start(server);
+    let toml = format!("[listen]\nproxy = \"127.0.0.1:{}\"\n\n", free_port())
+        + &counted(1000, "1s", "")
+        + &opens(&["localhost"], &[server.port], &before.trust);
+    let stage = before.gateway_with(&toml);
+    let mut command = Command::new(PROGRAM);
+    let client = python("unchanged.py");
+    command.args(["exec", "-c"]).arg(stage.gateway.dir.path().join("proxy.toml")).arg("--").arg(client.get_program());
+    command.args(client.get_args()).args(["aiohttp-websocket", &format!("wss://{}", server.name()), "5"]);
+    assert_eq!(processes::finish(processes::start(command)).trim(), "well");
+    let name = server.name();
+    let carried = || stage.gateway.lines().iter().filter(|line| line.contains(&name) && line.contains("GET ")).count();
+    eventually("it is one line of the log", || carried() == 1);
+}
+
+#[test]
+fn node_goes_through_the_gateway_with_every_agent_and_in_every_version() {
+    for program in [PathBuf::from("node"), pinned_node()] {
+        let yard = Yard::new();
+        // fetch: 5 + 2; requests: 4 kinds of 5, and 2.
+        yard.all_go_well(29, |base| node(&program, "unchanged.mjs", &[base, "5"]));
+    }
+}
+
+#[test]
+fn options_of_nodes_user_are_kept() {
+    let yard = Yard::new();
+    yard.stage.gateway.dir.write("own file.cjs", "console.log('own', process.execArgv.length)\n");
+    let mut command = Command::new("node");
+    command.args(["-e", "console.log(process.env.NODE_OPTIONS.match(/--require/g).length)"]);
+    command.env("NODE_OPTIONS", "--no-warnings --require \"./own file.cjs\"");
+    let output = yard.run(&command);
+    assert_eq!(out(&output), "own 2\n2\n", "{}", err(&output));
+}
+
+#[test]
+fn axios_is_sent_to_the_gateway_once() {
+    let yard = Yard::new();
+    for no_proxy in [None, Some("corp.example")] {
+        for base in [yard.plain_base(), yard.secure.url(""), yard.closed.url("")] {
+            let mut command = node(pinned_node(), "axios.mjs", &[&format!("{base}/a")]);
+            command.envs(no_proxy.map(|list| ("NO_PROXY", list)));
+            assert_eq!(yard.prints(&command).trim(), "200 /a", "{base} {no_proxy:?}");
+        }
+    }
+    yard.all_came(2);
+}
+
+#[test]
+fn a_tunnel_that_the_gateway_refuses_is_an_error_that_says_so() {
+    let yard = Yard::new();
+    let script = "require('https').get(process.argv[1]).on('error', e => console.log(e.code, e.message))";
+    let mut command = Command::new("node");
+    command.args(["-e", script, "https://localhost:1/"]);
+    let text = yard.prints(&command);
+    assert!(text.starts_with("ERR_PROXY_TUNNEL ") && text.contains("403"), "{text}");
+}
+
+#[test]
+fn a_password_beyond_ascii_is_right_in_either_encoding() {
+    let hash = bcrypt::hash("pässwörd", 4).unwrap();
+    let yard = Yard::with("users = \"users\"\n", &[("users", &format!("zoë:{hash}\n"))]);
+    let ask = |program: &str| {
+        let mut command = Command::new(top().join(".venv/bin/python"));
+        command.args(["-c", program, &yard.plain.url("/")]);
+        command
+    };
+    // requests sends ISO-8859-1, httpx UTF-8, curl what the URL says.
+    let requests = ask("import requests, sys; print(requests.get(sys.argv[1]).status_code)");
+    let httpx = ask("import httpx, sys; print(httpx.get(sys.argv[1]).status_code)");
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", &yard.plain.url("/")]);
+    let mut old_node = node("node", "unchanged.mjs", &[&yard.plain_base(), "1"]);
+    let utf_8 = "zoë:pässwörd".as_bytes();
+    let latin_1 = b"zo\xeb:p\xe4ssw\xf6rd";
+    for mut command in [requests, httpx, curl] {
+        for credentials in [utf_8, latin_1] {
+            let credentials = std::os::unix::ffi::OsStrExt::from_bytes(credentials);
+            command.env::<_, &std::ffi::OsStr>("LOCKGATE_CREDENTIALS", credentials);
+            assert_eq!(yard.prints(&command).trim(), "200", "{command:?}");
+        }
+    }
+    old_node.env("LOCKGATE_CREDENTIALS", "zoë:pässwörd");
+    assert_eq!(yard.prints(&old_node).trim(), "well");
+}
