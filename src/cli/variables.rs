@@ -5,10 +5,12 @@
 //! if hosts are intercepted, files of root certificates that include the gateway's authority. The
 //! environment is read by a function, so that tests have none.
 
+mod ini;
 mod java_options;
 mod no_proxy;
 mod npm;
 mod preload;
+mod private_folder;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +25,6 @@ use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 
 use self::no_proxy::CountedHosts;
-use self::preload::Preload;
 use crate::auth::to_utf8;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
@@ -88,15 +89,6 @@ pub(super) struct Variables {
     pub(super) notes: Vec<String>,
 }
 
-/// Files that the variables name.
-#[derive(Default)]
-struct Files {
-    /// Root certificates; `None` if nothing is intercepted.
-    bundle: Option<Bundle>,
-    /// Programs that Python and Node load at their start; `None` if they cannot be written.
-    preload: Option<Preload>,
-}
-
 /// Lookup of a variable in the present environment.
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -127,15 +119,24 @@ pub(super) fn variables(settings: &Settings, env: Env<'_>) -> Result<Variables, 
         Some(authority) => Some(bundle(authority, env)?),
         None => None,
     };
-    let mut folders: Vec<PathBuf> = cache_root(env).into_iter().map(|cache| cache.join("preload")).collect();
-    folders.extend(settings.proxy.authority.as_ref().map(|authority| authority.dir.join("preload")));
-    let (preload, unwritten) = match preload::write(&folders) {
-        Ok(preload) => (Some(preload), None),
-        Err(error) => (None, Some(format!("aiohttp, and Node before 22.21, go past the gateway: {error}"))),
-    };
-    let mut variables = build(settings, address, &Files { bundle, preload }, env);
-    variables.notes.extend(unwritten);
+    let mut variables = build(settings, address, bundle.as_ref(), env);
+    if let Err(error) = add_program_files(settings, env, &mut variables) {
+        variables.notes.push(format!("aiohttp and Node before 22.21 go past the gateway, without files for them: {error}"));
+    }
     Ok(variables)
+}
+
+/// Writes files that programs load at their start, and sets the variables that lead to them.
+///
+/// # Errors
+/// If no folder can be used for them, or a file cannot be written.
+fn add_program_files(settings: &Settings, env: Env<'_>, variables: &mut Variables) -> io::Result<()> {
+    let cache = cache_root(env);
+    let beside = settings.proxy.authority.as_ref().map(|authority| std::path::absolute(&authority.dir)).transpose()?;
+    let folders: Vec<PathBuf> = cache.into_iter().chain(beside).map(|folder| folder.join("programs")).collect();
+    let folder = private_folder::make_first(&folders)?;
+    preload::add(&preload::write(&folder)?, env, variables);
+    Ok(())
 }
 
 /// The URL of the gateway for programs on this machine.
@@ -264,8 +265,8 @@ fn cache_root(env: Env<'_>) -> Option<PathBuf> {
     Some(cache.join("lockgate"))
 }
 
-/// Writes no files; `files` has the paths of those written before.
-fn build(settings: &Settings, address: SocketAddr, files: &Files, env: Env<'_>) -> Variables {
+/// Writes no files; `bundle` has the paths of those written before.
+fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env: Env<'_>) -> Variables {
     let mut variables = Variables::default();
     let credentials = env(CREDENTIALS).filter(|text| !text.is_empty());
     if settings.proxy.access.users.is_some() && credentials.is_none() {
@@ -279,10 +280,6 @@ fn build(settings: &Settings, address: SocketAddr, files: &Files, env: Env<'_>) 
     let counted = CountedHosts::of(settings);
     let own = no_proxy::own_entries(&counted, address, &url_at(settings, address, None));
     let exceptions = set_no_proxy(&counted, &own, env, &mut variables);
-    if let Some(preload) = &files.preload {
-        preload::add(preload, env, &mut variables);
-    }
-    let bundle = files.bundle.as_ref();
     if let Some(bundle) = bundle {
         variables.set.extend(BUNDLE_VARIABLES.map(|name| (name, bundle.all.clone().into())));
         // npm takes the last of two that differ in case.

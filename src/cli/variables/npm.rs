@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::Env;
+use super::{Env, ini};
 
 /// Variable that names a PEM file in place of npm's roots. npm ignores the case of its variables.
 pub(super) const VARIABLE: &str = "npm_config_cafile";
@@ -34,14 +34,9 @@ fn prefix(path: &OsString) -> Option<PathBuf> {
     Some(node.canonicalize().ok()?.parent()?.parent()?.to_owned())
 }
 
-/// The value of `cafile` in an `npmrc`, the last if there are several; `${NAME}` stands for a
-/// variable.
+/// The value of `cafile` in an `npmrc`; `${NAME}` stands for a variable.
 fn cafile(text: &str, env: Env<'_>) -> Option<String> {
-    let mut values = text.lines().filter_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "cafile").then(|| value.trim().trim_matches(['"', '\'']))
-    });
-    let value = values.next_back().filter(|value| !value.is_empty() && *value != "null")?;
+    let value = ini::value(text, "cafile").filter(|value| *value != "null")?;
     let mut parts = value.split("${");
     let mut expanded = parts.next()?.to_owned();
     for part in parts {

@@ -2,16 +2,12 @@
 //! proxy of the environment which do not by themselves.
 //!
 //! Python runs `sitecustomize` of the first folder in `PYTHONPATH` that has one, Node each `--require` of `NODE_OPTIONS`.
-//! The files lie in a folder that only this user can write, since their code becomes a part of the user's programs.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-use rustix::process::geteuid;
 
 use super::{Env, Variables};
 use crate::tls::bundle::write_atomically;
@@ -20,8 +16,6 @@ use crate::tls::bundle::write_atomically;
 const PYTHON: &str = include_str!("preload/sitecustomize.py");
 /// Makes `http`, `https` and `fetch` of Node use the proxy, where Node does not.
 const NODE: &str = include_str!("preload/preload.cjs");
-/// Permissions of others that let them change a file or folder: writing by the group and by all.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Written files.
 pub(super) struct Preload {
@@ -31,27 +25,14 @@ pub(super) struct Preload {
     node: PathBuf,
 }
 
-/// Writes the files into the first of these folders that can be used; files that are there already
-/// are not touched.
+/// Writes the files into `folder`; those that are there already are not touched.
 ///
 /// # Errors
-/// The reason for the last folder: it cannot be written, belongs to another user, or others may
-/// write it.
-pub(super) fn write(folders: &[PathBuf]) -> io::Result<Preload> {
-    let none = io::Error::new(io::ErrorKind::NotFound, "neither XDG_CACHE_HOME nor HOME names a folder");
-    folders.iter().map(|folder| write_into(folder)).reduce(Result::or).unwrap_or(Err(none))
-}
-
-fn write_into(folder: &Path) -> io::Result<Preload> {
+/// If a file cannot be written; the text names it.
+pub(super) fn write(folder: &Path) -> io::Result<Preload> {
     let preload = Preload { python: folder.join("python"), node: folder.join("node/preload.cjs") };
-    let node = folder.join("node");
-    for folder in [folder, &preload.python, &node] {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(named)?;
-        let metadata = fs::metadata(folder).map_err(named)?;
-        if metadata.uid() != geteuid().as_raw() || metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-            return Err(named(io::Error::new(io::ErrorKind::PermissionDenied, "other users may write it")));
-        }
+    for name in ["python", "node"] {
+        fs::create_dir_all(folder.join(name))?;
     }
     write_atomically(&preload.python.join("sitecustomize.py"), PYTHON.as_bytes())?;
     write_atomically(&preload.node, NODE.as_bytes())?;
@@ -101,7 +82,6 @@ fn quote(word: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
     use super::*;
@@ -133,7 +113,7 @@ mod tests {
     #[test]
     fn node_reads_a_path_with_blanks_and_quotes_as_it_is() {
         let folder = folder("a b\"c\\d");
-        let preload = write(std::slice::from_ref(&folder)).unwrap();
+        let preload = write(&folder).unwrap();
         fs::write(&preload.node, "console.log(__filename)").unwrap();
         let mut node = Command::new("node");
         node.args(["-e", "0"]).env("NODE_OPTIONS", node_options(&preload.node, "".as_ref()));
@@ -141,21 +121,5 @@ mod tests {
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(text.trim(), preload.node.display().to_string(), "{}", String::from_utf8_lossy(&output.stderr));
         fs::remove_dir_all(&folder).unwrap();
-    }
-
-    #[test]
-    fn files_go_where_no_other_user_can_write() {
-        let (open, closed) = (folder("open"), folder("closed"));
-        DirBuilder::new().create(&open).unwrap();
-        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        let error = write(std::slice::from_ref(&open)).err().unwrap();
-        assert!(error.to_string().contains("other users may write it"), "{error}");
-        let preload = write(&[open.clone(), closed.clone()]).unwrap();
-        assert!(preload.python.starts_with(&closed) && preload.node.is_file());
-        assert_eq!(fs::metadata(&preload.python).unwrap().mode() & 0o777, 0o700);
-        assert!(write(&[]).is_err());
-        for folder in [open, closed] {
-            fs::remove_dir_all(folder).unwrap();
-        }
     }
 }

@@ -36,8 +36,7 @@ fn build_with(
     before: &[(&str, &str)],
 ) -> (BTreeMap<String, String>, Vec<String>) {
     let env = |name: &str| before.iter().find(|(env, _)| *env == name).map(|(_, value)| OsString::from(*value));
-    let files = Files { bundle: bundle.cloned(), preload: None };
-    let variables = build(settings, address(settings).unwrap(), &files, &env);
+    let variables = build(settings, address(settings).unwrap(), bundle, &env);
     let text = |value: OsString| value.into_string().unwrap();
     (variables.set.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect(), variables.notes)
 }
@@ -190,7 +189,7 @@ fn a_password_of_an_environment_in_latin_1_is_written_in_utf_8() {
     let settings = settings("127.0.0.1:8080");
     for bytes in [&b"ana:p\xe4ss"[..], "ana:p\u{e4}ss".as_bytes()] {
         let env = |name: &str| (name == CREDENTIALS).then(|| OsStr::from_bytes(bytes).to_owned());
-        let set = build(&settings, address(&settings).unwrap(), &Files::default(), &env).set;
+        let set = build(&settings, address(&settings).unwrap(), None, &env).set;
         let url = set.iter().find(|(name, _)| *name == "HTTPS_PROXY").map(|(_, url)| url.to_str());
         assert_eq!(url, Some(Some("http://ana:p%C3%A4ss@127.0.0.1:8080")), "{}", bytes.escape_ascii());
     }
