@@ -43,7 +43,8 @@ mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
 mod page; // the dashboard, in a browser
 mod plain_tunnels; // plain HTTP in a tunnel is counted as if it had come without one
-mod programs; // those that find their proxy and roots each in a way of its own
+mod program_settings; // programs whose roots stand in a configuration of their own
+mod programs; // those that find their proxy each in a way of its own
 mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
 mod reload; // the file is read again under load

@@ -1,117 +1,16 @@
-//! Programs and libraries that find their proxy and their roots each in a way of its own, under `lockgate exec`: each of
-//! their requests comes through the gateway, and what their user has set is kept.
+//! Programs and libraries that find their proxy each in a way of its own, under `lockgate exec`: each of their requests
+//! comes through the gateway, and what their user has set is kept.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use crate::support::certs::Fault;
 use crate::support::gateway::{Dir, PROGRAM};
-use crate::support::processes::{ENVIRONMENT, need, python, top};
+use crate::support::processes::{self, need, python, top};
 use crate::support::program::{err, out};
-use crate::support::stage::{Before, Stage, counted, opens};
+use crate::support::stage::{Before, counted, opens};
+use crate::support::yard::Yard;
 use crate::support::*;
-
-/// A gateway; an http origin; and two https origins, of which it intercepts one. Each answers a GET with the target, and
-/// anything else with its content. All are called `localhost`.
-struct Yard {
-    stage: Stage,
-    plain: Origin,
-    secure: Origin2,
-    closed: Origin2,
-    /// The roots of the origins, which the user of the programs trusts.
-    trust: PathBuf,
-}
-
-impl Yard {
-    fn new() -> Yard {
-        Yard::with("", &[])
-    }
-
-    /// The same with further lines in `[access]`, and with these files beside the configuration.
-    fn with(more: &str, files: &[(&str, &str)]) -> Yard {
-        let before = Before::new();
-        for (name, text) in files {
-            before.dir.write(name, text);
-        }
-        let plain = Origin::scripted(|request, link| {
-            link.read_body();
-            let content = if request.method == "GET" { request.target.clone().into_bytes() } else { link.body() };
-            let mut all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).into_bytes();
-            all.extend(content);
-            link.send(all);
-            Next::Keep
-        });
-        let secure = Origin2::start(before.authority.both_config(Fault::None));
-        let closed = Origin2::start(before.authority.both_config(Fault::None));
-        let host = format!("localhost:{}", secure.port());
-        let toml = format!("[listen]\nproxy = \"127.0.0.1:{}\"\n\n", free_port())
-            + &counted(1000, "1s", "")
-            + &opens(&[&host], &[secure.port(), closed.port()], &before.trust)
-            + more;
-        let trust = before.trust.clone();
-        Yard { stage: before.gateway_with(&toml), plain, secure, closed, trust }
-    }
-
-    fn dir(&self) -> &Path {
-        self.stage.gateway.dir.path()
-    }
-
-    /// The program under `lockgate exec`, with nothing in its environment but the user's roots and what the test has put
-    /// there.
-    fn run(&self, program: &Command) -> Output {
-        let mut command = Command::new(PROGRAM);
-        command.args(["exec", "-c"]).arg(self.dir().join("proxy.toml")).arg("--").arg(program.get_program());
-        command.args(program.get_args()).current_dir(self.dir());
-        for name in ENVIRONMENT {
-            command.env_remove(name);
-        }
-        command.env("HOME", self.dir()).env_remove("XDG_CACHE_HOME").env("SSL_CERT_FILE", &self.trust);
-        command.env("NODE_EXTRA_CA_CERTS", &self.trust);
-        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command.stdin(Stdio::null()).output().expect("the gateway was built and can be started")
-    }
-
-    /// Runs to a good end, without a word of the gateway on stderr; what it printed.
-    #[track_caller]
-    fn prints(&self, program: &Command) -> String {
-        let output = self.run(program);
-        assert!(output.status.success(), "{}: {}{}", output.status, out(&output), err(&output));
-        assert!(!err(&output).contains("lockgate:"), "{}", err(&output));
-        out(&output)
-    }
-
-    /// Runs the program with each origin; it prints `well`, and `count` requests arrive each time.
-    #[track_caller]
-    fn all_go_well(&self, count: usize, program: impl Fn(&str) -> Command) {
-        for base in [self.plain_base(), self.secure.url(""), self.closed.url("")] {
-            assert_eq!(self.prints(&program(&base)).trim(), "well", "{base}");
-        }
-        self.all_came(count);
-    }
-
-    /// Fails unless `count` requests have come to each origin, all through the gateway.
-    #[track_caller]
-    fn all_came(&self, count: usize) {
-        let (plain, secure, closed) = (self.plain.requests(), self.secure.seen(), self.closed.seen());
-        assert_eq!([plain.len(), secure.len(), closed.len()], [count; 3], "{closed:?}");
-        let vias = plain.iter().map(|one| one.all("via").collect()).chain(secure.iter().map(|one| one.all("via")));
-        for via in vias {
-            let via: Vec<&str> = via;
-            assert!(matches!(via[..], ["1.1 lockgate" | "2.0 lockgate"]), "past the gateway: {via:?}");
-        }
-        // Of a closed tunnel the gateway knows but that it is there.
-        let connections: BTreeSet<usize> = closed.iter().map(|one| one.connection).collect();
-        let line = format!("CONNECT localhost:{} 200 limits=the-limit", self.closed.port());
-        let tunnels = || self.stage.gateway.lines().iter().filter(|text| text.contains(&line)).count();
-        eventually("each connection is a tunnel in the log", || tunnels() >= connections.len());
-    }
-
-    /// By name, as the origins with certificates.
-    fn plain_base(&self) -> String {
-        format!("http://localhost:{}", self.plain.port())
-    }
-}
 
 /// Python's aiohttp, with a program that says nothing of proxies.
 fn aiohttp(base: &str) -> Command {

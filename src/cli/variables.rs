@@ -2,9 +2,11 @@
 //!
 //! `lockgate env` prints them, `lockgate exec` sets them. In order: the URL of the proxy,
 //! `NO_PROXY` without hosts that a limit counts, files that Python and Node load at their start, and,
-//! if hosts are intercepted, files of root certificates that include the gateway's authority. The
-//! environment is read by a function, so that tests have none.
+//! if hosts are intercepted, files of root certificates that include the gateway's authority, with
+//! configurations of the programs that no variable tells of them. The environment is read by a
+//! function, so that tests have none.
 
+mod config_files;
 mod ini;
 mod java_options;
 mod no_proxy;
@@ -54,8 +56,10 @@ const PROXY_VARIABLES: [&str; 9] = [
     "ws_proxy", // aiohttp's WebSockets
     "wss_proxy",
 ];
+/// Variables that make a program read those of the proxy: Node from 22.21 on, and Perl's LWP.
+const SWITCHES: [&str; 2] = ["NODE_USE_ENV_PROXY", "PERL_LWP_ENV_PROXY"];
 /// Variables that name a PEM file in place of a program's own root certificates.
-const BUNDLE_VARIABLES: [&str; 11] = [
+const BUNDLE_VARIABLES: [&str; 14] = [
     "SSL_CERT_FILE",                      // OpenSSL, Go, Ruby, httpx, uv, rustls
     "CURL_CA_BUNDLE",                     // curl
     "AWS_CA_BUNDLE",                      // AWS command line and SDKs
@@ -67,6 +71,9 @@ const BUNDLE_VARIABLES: [&str; 11] = [
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", // Google's Cloud SDK
     "NIX_SSL_CERT_FILE",                  // programs of Nix, which look here before SSL_CERT_FILE
     npm::VARIABLE,                        // npm, also if it has a `cafile` in a file
+    "YARN_HTTPS_CA_FILE_PATH",            // Yarn from 2 on, also if it has an `httpsCaFilePath` in a file
+    "PERL_LWP_SSL_CA_FILE",               // Perl's LWP
+    "HTTPS_CA_FILE",                      // Perl's Crypt::SSLeay, and LWP before 6
 ];
 /// Variable that names a file or folder in place of the root certificates of Python requests. A
 /// folder is given, because a file would be parsed again for each `requests.get`.
@@ -120,8 +127,10 @@ pub(super) fn variables(settings: &Settings, env: Env<'_>) -> Result<Variables, 
         None => None,
     };
     let mut variables = build(settings, address, bundle.as_ref(), env);
-    if let Err(error) = add_program_files(settings, env, &mut variables) {
-        variables.notes.push(format!("aiohttp and Node before 22.21 go past the gateway, without files for them: {error}"));
+    if let Err(error) = add_program_files(settings, bundle.as_ref(), env, &mut variables) {
+        variables.notes.push(format!(
+            "aiohttp and Node before 22.21 go past the gateway, and wget and PHP do not trust it, without files for them: {error}"
+        ));
     }
     Ok(variables)
 }
@@ -130,13 +139,18 @@ pub(super) fn variables(settings: &Settings, env: Env<'_>) -> Result<Variables, 
 ///
 /// # Errors
 /// If no folder can be used for them, or a file cannot be written.
-fn add_program_files(settings: &Settings, env: Env<'_>, variables: &mut Variables) -> io::Result<()> {
+fn add_program_files(
+    settings: &Settings,
+    bundle: Option<&Bundle>,
+    env: Env<'_>,
+    variables: &mut Variables,
+) -> io::Result<()> {
     let cache = cache_root(env);
     let beside = settings.proxy.authority.as_ref().map(|authority| std::path::absolute(&authority.dir)).transpose()?;
     let folders: Vec<PathBuf> = cache.into_iter().chain(beside).map(|folder| folder.join("programs")).collect();
     let folder = private_folder::make_first(&folders)?;
     preload::add(&preload::write(&folder)?, env, variables);
-    Ok(())
+    bundle.map_or(Ok(()), |bundle| config_files::add(&folder, &bundle.all, env, variables))
 }
 
 /// The URL of the gateway for programs on this machine.
@@ -230,6 +244,7 @@ fn bundle(settings: &ca::Settings, env: Env<'_>) -> Result<Bundle, Error> {
     let path = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let mut instead: Vec<_> = BUNDLE_VARIABLES.iter().chain([&BUNDLE_DIR_VARIABLE]).filter_map(path).collect();
     instead.extend(npm::inherited(env));
+    instead.extend(config_files::inherited(env));
     instead.extend(env("SSL_CERT_DIR").iter().flat_map(std::env::split_paths).filter(|dir| dir.is_dir()));
     let before = Inherited { replacing: instead, additional: EXTRA_CA_VARIABLES.iter().filter_map(path).collect() };
     match Bundle::write(&dir, &dir, &before) {
@@ -276,7 +291,7 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
     }
     let url = OsString::from(url_at(settings, address, credentials.as_deref()));
     variables.set.extend(PROXY_VARIABLES.map(|name| (name, url.clone())));
-    variables.set.push(("NODE_USE_ENV_PROXY", "1".into()));
+    variables.set.extend(SWITCHES.map(|name| (name, "1".into())));
     let counted = CountedHosts::of(settings);
     let own = no_proxy::own_entries(&counted, address, &url_at(settings, address, None));
     let exceptions = set_no_proxy(&counted, &own, env, &mut variables);

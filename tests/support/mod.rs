@@ -22,6 +22,7 @@ pub(crate) mod request;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod stream;
+pub(crate) mod yard;
 
 use std::net::SocketAddr;
 use std::sync::Mutex;

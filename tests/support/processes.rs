@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// What steers callers from outside; each test says for itself where they go and whom they trust.
-pub(crate) const ENVIRONMENT: [&str; 28] = [
+pub(crate) const ENVIRONMENT: [&str; 39] = [
     "http_proxy",
     "HTTP_PROXY",
     "https_proxy",
@@ -32,6 +32,17 @@ pub(crate) const ENVIRONMENT: [&str; 28] = [
     "no_grpc_proxy",
     "wss_proxy",
     "ws_proxy",
+    "PYTHONPATH",
+    "WGETRC",
+    "PHP_INI_SCAN_DIR",
+    "APT_CONFIG",
+    "PERL_LWP_ENV_PROXY",
+    "PERL_LWP_SSL_CA_FILE",
+    "HTTPS_CA_FILE",
+    "CARGO_HTTP_CAINFO",
+    "CARGO_HTTP_PROXY",
+    "npm_config_cafile",
+    "NPM_CONFIG_CAFILE",
     "LOCKGATE_CONFIG",
     "RUST_LOG",
 ];

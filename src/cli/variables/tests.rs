@@ -49,7 +49,7 @@ fn every_program_is_told_where_the_gateway_is() {
     }
     assert_eq!(set["NO_PROXY"], "localhost,127.0.0.1,::1,127.0.0.1:8080");
     assert_eq!(set["no_proxy"], set["NO_PROXY"]);
-    assert_eq!(set["NODE_USE_ENV_PROXY"], "1");
+    assert_eq!([&set["NODE_USE_ENV_PROXY"], &set["PERL_LWP_ENV_PROXY"]], ["1"; 2]);
     assert_eq!(
         set["JAVA_TOOL_OPTIONS"],
         "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=8080 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8080 \
@@ -71,6 +71,7 @@ fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
         "CARGO_HTTP_CAINFO",
         "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
         "npm_config_cafile",
+        "PERL_LWP_SSL_CA_FILE",
     ] {
         assert_eq!(set[name], "/certs/bundle.pem", "{name}");
     }
