@@ -9,6 +9,7 @@ use std::process::Command;
 use crate::support::gateway::Dir;
 use crate::support::processes::{need, python, top};
 use crate::support::program::{self, out};
+use crate::support::stage::Before;
 use crate::support::yard::Yard;
 
 fn program(name: impl AsRef<OsStr>, args: &[&str]) -> Command {
@@ -87,16 +88,14 @@ fn ruby_goes_through_the_gateway() {
 
 #[test]
 fn apt_goes_through_the_gateway_with_the_settings_of_its_user() {
-    let yard = Yard::new();
+    // Under root, apt loads as another user, which must be able to read the roots.
+    let yard = Yard::begin(Before::in_dir(Dir::public()), "");
     let dir = yard.dir().to_owned();
     for folder in ["lists/partial", "cache/archives/partial"] {
         std::fs::create_dir_all(dir.join(folder)).unwrap();
     }
-    // Under root, apt loads as another user, which must be able to read the roots.
     yard.run(&program("true", &[]));
-    for folder in [dir.clone(), dir.join("ca")] {
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    std::fs::set_permissions(dir.join("ca"), std::fs::Permissions::from_mode(0o755)).unwrap();
     let own = yard.stage.gateway.dir.write("own.conf", "Acquire::http::User-Agent \"own/1\";");
     yard.all_are_asked(|base| {
         let list =

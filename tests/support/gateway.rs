@@ -20,10 +20,22 @@ pub(crate) struct Dir(PathBuf);
 
 impl Dir {
     pub(crate) fn new() -> Dir {
+        Dir::within(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// One that other users can enter, wherever the checkout is.
+    pub(crate) fn public() -> Dir {
+        let dir = Dir::within(&std::env::temp_dir());
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).expect("it is ours");
+        dir
+    }
+
+    fn within(folder: &Path) -> Dir {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&path).expect("the target directory can be written");
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path).expect("the folder can be written");
         Dir(path)
     }
 

@@ -43,7 +43,11 @@ pub(crate) struct Before {
 
 impl Before {
     pub(crate) fn new() -> Before {
-        let (dir, authority) = (Dir::new(), Authority::new());
+        Before::in_dir(Dir::new())
+    }
+
+    pub(crate) fn in_dir(dir: Dir) -> Before {
+        let authority = Authority::new();
         let trust = authority.write(dir.path());
         Before { dir, authority, trust }
     }

@@ -33,6 +33,11 @@ impl Yard {
         for (name, text) in files {
             before.dir.write(name, text);
         }
+        Yard::begin(before, more)
+    }
+
+    /// The same in the folder of `before`, with further lines in `[access]`.
+    pub(crate) fn begin(before: Before, more: &str) -> Yard {
         let plain = Origin::scripted(|request, link| {
             link.read_body();
             let content = if request.method == "GET" { request.target.clone().into_bytes() } else { link.body() };
