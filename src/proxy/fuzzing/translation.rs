@@ -148,7 +148,7 @@ fn forwarded(fields: &Fields, options: ConnectionOptions) -> Vec<(Vec<u8>, Vec<u
     join_crumbs(passed)
 }
 
-/// Joins cookies, which HTTP/2 may split (RFC 9113 §8.2.3).
+/// Joins cookies, which HTTP/2 may split (RFC 9113 §8.2.3). No space stands behind an empty last one.
 fn join_crumbs(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut joined: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     for (name, value) in fields {
@@ -160,6 +160,10 @@ fn join_crumbs(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
             _ => joined.push((name, value)),
         }
     }
+    joined
+        .iter_mut()
+        .filter(|(name, _)| name == b"cookie")
+        .for_each(|(_, crumbs)| *crumbs = crumbs.trim_ascii().into());
     joined
 }
 

@@ -198,7 +198,8 @@ fn read_fields(from: &HeaderMap, most: usize, into: &mut Fields) -> Result<(), H
             if crumbs.peek().is_some() {
                 let all: Vec<&[u8]> = crumbs.by_ref().map(HeaderValue::as_bytes).collect();
                 let joined = all.join(&b"; "[..]);
-                into.push(name.as_str().as_bytes(), std::iter::once(&joined[..]));
+                // No value ends with the space of a separator (RFC 9113 §8.2.1).
+                into.push(name.as_str().as_bytes(), std::iter::once(joined.trim_ascii_end()));
             }
             continue;
         }
@@ -277,6 +278,14 @@ mod tests {
         let fields: Vec<_> = head.fields().map(|(_, name, value)| (name, value)).collect();
         let expected: [(&[u8], &[u8]); 3] = [(b"x-a", b"1"), (b"cookie", b"a=1; b=2"), (b"x-b", b"2")];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn a_cookie_whose_last_crumb_is_empty_ends_without_a_space() {
+        for (crumbs, joined) in [(["", ""], &b";"[..]), (["a=1", ""], b"a=1;"), (["", "a=1"], b"; a=1")] {
+            let head = read(Request::get("http://a/").header("cookie", crumbs[0]).header("cookie", crumbs[1])).unwrap();
+            assert_eq!(head.all(Name::Other).collect::<Vec<_>>(), [joined], "{crumbs:?}");
+        }
     }
 
     #[test]
