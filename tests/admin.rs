@@ -91,7 +91,11 @@ fn what_becomes_of_requests_is_counted_limit_by_limit() {
         std::thread::sleep(std::time::Duration::from_millis(5));
         assert_eq!(gateway.get(&origin.url(path)).status, status, "{path}");
     }
-    eventually("four requests", || metrics(admin).get("lockgate_requests_total{code=\"4xx\"}") == Some(&2.0));
+    // Each counts when it has ended, which may be after its answer, and on another thread than the next one.
+    let ended = |seen: &BTreeMap<String, f64>, code: &str| {
+        seen.get(&format!("lockgate_requests_total{{code=\"{code}\"}}")) == Some(&2.0)
+    };
+    eventually("four requests", || ["2xx", "4xx"].iter().all(|code| ended(&metrics(admin), code)));
     let seen = metrics(admin);
     let of = |name: &str| *seen.get(name).unwrap_or_else(|| panic!("there is no {name} in {seen:#?}"));
     assert_eq!(of("lockgate_permits_total{limit=\"the-limit\"}"), 3.0);
