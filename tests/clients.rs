@@ -22,8 +22,8 @@ impl Stage {
         let authority = Authority::new();
         let dir = Dir::new();
         let ca = authority.write(dir.path());
-        let plain = Origin::scripted(answer);
-        let secure = Origin::scripted_tls(authority.server_config(Fault::None), answer);
+        let plain = Origin::scripted(echo);
+        let secure = Origin::scripted_tls(authority.server_config(Fault::None), echo);
         let access = format!("[access]\nconnect_ports = [{}]\n", secure.port());
         Stage { gateway: Gateway::start_in(dir, &format!("{toml}{access}")), plain, secure, ca }
     }
@@ -69,16 +69,6 @@ impl Stage {
         command.arg("--cacert").arg(&self.ca).args(args);
         command
     }
-}
-
-/// A GET is answered with its target, anything else with its content.
-fn answer(request: &Request, link: &mut Link<'_>) -> Next {
-    link.read_body();
-    let content = if request.method == "GET" { request.target.clone().into_bytes() } else { link.body() };
-    let mut all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).into_bytes();
-    all.extend(content);
-    link.send(all);
-    Next::Keep
 }
 
 #[track_caller]

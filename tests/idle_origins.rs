@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::*;
 
-/// What an origin counts.
+/// Counts of an origin.
 #[derive(Default)]
 struct Counts {
     answered: AtomicUsize,

@@ -5,16 +5,16 @@ use std::time::Duration;
 use crate::support::stage::{connect, get};
 use crate::support::*;
 
-const FULL: &str = "when_full = \"refuse\"";
+pub(crate) const FULL: &str = "when_full = \"refuse\"";
 
 /// Settings under which this origin's port may carry TLS, too.
-fn listed(origin: &Origin) -> String {
+pub(crate) fn listed(origin: &Origin) -> String {
     format!("[access]\nconnect_ports = [443, {}]\n\n", origin.port())
 }
 
 /// An open tunnel; no byte has passed in it.
 #[track_caller]
-fn tunnel(gateway: &Gateway, to: &str) -> Caller {
+pub(crate) fn tunnel(gateway: &Gateway, to: &str) -> Caller {
     let mut caller = gateway.caller();
     assert_eq!(caller.send(connect(to, "")).answer_to("CONNECT").status, 200);
     caller

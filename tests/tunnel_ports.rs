@@ -4,27 +4,13 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use crate::plain_tunnels::{FULL, listed, tunnel};
 use crate::support::certs::{Authority, Fault, client_hello as hello};
 use crate::support::stage::{Before, connect, get, opens};
 use crate::support::*;
 
 /// A fatal alert, access_denied.
 const DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
-
-const FULL: &str = "when_full = \"refuse\"";
-
-/// Settings under which this origin's port may carry TLS, too.
-fn listed(origin: &Origin) -> String {
-    format!("[access]\nconnect_ports = [443, {}]\n\n", origin.port())
-}
-
-/// An open tunnel; no byte has passed in it.
-#[track_caller]
-fn tunnel(gateway: &Gateway, to: &str) -> Caller {
-    let mut caller = gateway.caller();
-    assert_eq!(caller.send(connect(to, "")).answer_to("CONNECT").status, 200);
-    caller
-}
 
 #[test]
 fn at_other_ports_a_tunnel_carries_nothing_but_plain_http() {

@@ -20,14 +20,14 @@ struct Sender {
     stream: u32,
     /// SETTINGS_INITIAL_WINDOW_SIZE.
     initial: i64,
-    /// What may still be sent on the stream, and on the connection.
+    /// Bytes that may still be sent on the stream, and on the connection.
     room: i64,
     connection: i64,
     sent: i64,
     widest: i64,
     /// A PING, and the number of sent bytes at which it is answered.
     ping: Option<(Vec<u8>, i64)>,
-    /// How many windows are sent before a PING is answered: the distance of this peer.
+    /// Number of windows sent before a PING is answered: the distance of this peer.
     distance: i64,
 }
 

@@ -34,7 +34,7 @@ pub(crate) use caller::Caller;
 pub(crate) use caller2::{Caller2, More};
 pub(crate) use gateway::Gateway;
 pub(crate) use judge::one_window;
-pub(crate) use origin::{Link, Next, Origin};
+pub(crate) use origin::{Link, Next, Origin, echo};
 pub(crate) use origin2::{Manners, Origin2};
 pub(crate) use relay::Relay;
 pub(crate) use request::Request;

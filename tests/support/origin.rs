@@ -339,3 +339,13 @@ fn serve(tcp: TcpStream, number: usize, shared: &Shared) {
         }
     }
 }
+
+/// A GET is answered with its target, anything else with its content.
+pub(crate) fn echo(request: &Request, link: &mut Link<'_>) -> Next {
+    link.read_body();
+    let content = if request.method == "GET" { request.target.clone().into_bytes() } else { link.body() };
+    let mut all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).into_bytes();
+    all.extend(content);
+    link.send(all);
+    Next::Keep
+}

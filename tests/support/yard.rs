@@ -9,7 +9,7 @@ use super::gateway::PROGRAM;
 use super::processes::ENVIRONMENT;
 use super::program::{err, out};
 use super::stage::{Before, Stage, counted, opens};
-use super::{Next, Origin, Origin2, eventually, free_port};
+use super::{Origin, Origin2, echo, eventually, free_port};
 
 /// A gateway; an http origin; and two https origins, of which it intercepts one. Each answers a GET with the target, and
 /// anything else with its content. All are called `localhost`.
@@ -38,14 +38,7 @@ impl Yard {
 
     /// The same in the folder of `before`, with further lines in `[access]`.
     pub(crate) fn begin(before: Before, more: &str) -> Yard {
-        let plain = Origin::scripted(|request, link| {
-            link.read_body();
-            let content = if request.method == "GET" { request.target.clone().into_bytes() } else { link.body() };
-            let mut all = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", content.len()).into_bytes();
-            all.extend(content);
-            link.send(all);
-            Next::Keep
-        });
+        let plain = Origin::scripted(echo);
         let secure = Origin2::start(before.authority.both_config(Fault::None));
         let closed = Origin2::start(before.authority.both_config(Fault::None));
         let host = format!("localhost:{}", secure.port());
