@@ -34,8 +34,9 @@
 //!
 //! A `CONNECT` to a host that is intercepted leaves this path after admission: the caller sees a
 //! certificate of our authority ([`tls::ca`]), and its requests inside the tunnel are served like
-//! those of any other connection. So are requests of plain HTTP in a tunnel, by the first bytes in it. An HTTP/2 connection ([`wire::http2`]) is many such connections:
-//! each of its streams carries one exchange, which need not know the version.
+//! those of any other connection. So are requests of plain HTTP in a tunnel, by the first bytes in
+//! it. An HTTP/2 connection ([`wire::http2`]) is many such connections: each of its streams carries
+//! one exchange, which need not know the version.
 //!
 //! # Restart, reload, upgrade
 //! The locker names the slots that must outlive a crash before they are used, and [`gate::journal`]

@@ -24,7 +24,7 @@ impl Queue {
     /// and dispatches. After the last slice the review ends.
     pub(super) fn review_some(&mut self, counters: &mut Counters, now: Time) {
         counters.sharing.discard_some(SLICE as usize);
-        // What the slices before have found comes first, and a requeue makes other groups.
+        // Findings of the slices before come first, and a requeue makes other groups.
         if self.review.limits.is_empty() || self.is_unfinished() {
             return self.dispatch(counters, now);
         }

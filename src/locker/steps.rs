@@ -1,4 +1,4 @@
-//! Steps of the locker: what happens by itself as time goes on, in pieces that hold the lock for about a millisecond.
+//! Steps of the locker: what happens by itself as time goes on, in pieces of a bounded length.
 
 use std::cmp::Reverse;
 

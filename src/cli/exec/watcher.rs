@@ -33,7 +33,7 @@ const SIGNAL: [u8; 1] = [1];
 /// Connection from exec to the watcher. It is closed when exec becomes the program, which starts the watch.
 pub(super) struct Watcher(UnixStream);
 
-/// What the watcher compares at the end of the program.
+/// Counts that the watcher compares at the end of the program.
 pub(super) struct Watched<'a> {
     /// Address of the gateway.
     pub(super) gateway: SocketAddr,

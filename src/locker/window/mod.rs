@@ -62,7 +62,7 @@ pub(crate) struct Window {
     start: u8,
     /// Number of log entries in `ring`, at most [`settle_log::INLINE`].
     len: u8,
-    /// Whether it is paused or persisted, and the version of its rule.
+    /// Marks of a pause and of a written record, and the version of its rule.
     marks: Marks,
     /// Settle time of the log's oldest entry; meaningless if the log is empty.
     oldest: Time,
