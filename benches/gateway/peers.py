@@ -238,5 +238,5 @@ def haproxy(origin):
     return Peer("HAProxy", HAPROXY, ["haproxy", "-db", "-f", "{config}"], origin)
 
 
-def lockgate(binary, origin, text=LOCKGATE, label=None):
-    return Peer("lockgate", text, [binary, "run", "-c", "{config}"], origin, label)
+def lockgate(binary, origin, text=LOCKGATE, label=None, name="lockgate"):
+    return Peer(name, text, [binary, "run", "-c", "{config}"], origin, label)
