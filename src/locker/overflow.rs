@@ -34,7 +34,7 @@ impl Queue {
     }
 
     /// Refuses a waiter as `QueueFull` at this limit, with the forecast that it had.
-    fn drop_waiter(&mut self, counters: &mut Counters, id: u32, limit: LimitId, now: Time) {
+    pub(super) fn drop_waiter(&mut self, counters: &mut Counters, id: u32, limit: LimitId, now: Time) {
         let waiter = &self.waiters[id];
         counters.carry_demands(&waiter.demands);
         let sorry = self

@@ -168,6 +168,8 @@ pub(super) struct Requeue {
     pub(super) next: Option<u32>,
     /// Waiters outside the queue, in the order of their arrival.
     pub(super) pending: BTreeMap<(Time, u64), u32>,
+    /// Sequence number of the latest waiter when the requeue began: later ones have joined it, in no queue so far.
+    pub(super) begun_at: u64,
 }
 
 /// All waiters of a locker.

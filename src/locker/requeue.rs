@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::api::{Claim, LimitId, RefusalReason, Sorry, Ticket, Verdict};
 use super::counters::Counters;
 use super::queue::{DequeueReason, Queue, Requeue, Waiter};
+use super::step_budget::REFUSAL;
 use super::window::later;
 use crate::time::Time;
 
@@ -26,6 +27,7 @@ impl Queue {
             lowered: BTreeSet::new(),
             next: None,
             pending: BTreeMap::new(),
+            begun_at: self.seq,
         });
         requeue.moved.extend(moved);
         requeue.lowered.extend(lowered);
@@ -78,7 +80,7 @@ impl Queue {
             && let Some((_, id)) = requeue.pending.pop_first()
         {
             self.budget.spend(2);
-            self.put_in(counters, id, now);
+            self.put_in(counters, id, requeue.begun_at, now);
         }
         if requeue.next.is_some() || !requeue.pending.is_empty() {
             self.requeue = Some(requeue);
@@ -106,16 +108,24 @@ impl Queue {
         }
     }
 
-    /// Puts a waiter back into the queue, or refuses it if it can never go.
-    fn put_in(&mut self, counters: &mut Counters, id: u32, now: Time) {
+    /// Puts a waiter back into the queue, or refuses it if it can never go. One that joined after the requeue began is
+    /// new to the queue: it stays only if there is room for it.
+    fn put_in(&mut self, counters: &mut Counters, id: u32, begun_at: u64, now: Time) {
         if let Some((limit, reason)) = self.refused_by(counters, id) {
             return self.refuse(id, limit, reason, now);
         }
         let mut waiter = self.waiters.take(id);
         self.resolve_demands(counters, &mut waiter, now);
         waiter.deadline = counters.limits.deadline(&waiter);
+        let is_new = waiter.caller_order.seq > begun_at && !waiter.kind.was_queued();
+        // Another reload may requeue it once more.
+        waiter.kind = waiter.kind.as_reask();
         self.waiters.put_back(id, waiter);
         self.enqueue(counters, id);
+        if is_new && let Err(full) = self.make_room(counters, id, now) {
+            self.budget.spend(REFUSAL);
+            self.drop_waiter(counters, id, full, now);
+        }
     }
 
     /// Refuses a waiter outside the queue, with a retry time of one millisecond.

@@ -118,6 +118,30 @@ pub(super) fn a_newcomer_joins_those_that_are_being_requeued() {
 }
 
 #[test]
+fn those_that_join_a_requeue_make_no_queue_longer_than_its_bound() {
+    for units in 1..6 {
+        for steps in 0..30 {
+            let bounded = |share_by| Limit { max_waiting: 5, share_by, ..named("a", 2) };
+            let mut locker = with_steps(units, vec![bounded(ShareBy::Caller)]);
+            fill(&mut locker, &[claim(0, 0, 1)], 2);
+            (0..3).for_each(|_| _ = waits(&mut locker, &[claim(0, 0, 1)], ms(1)));
+            locker.reload(vec![bounded(ShareBy::Nobody)], Duration::ZERO, ms(10));
+            (0..steps).for_each(|_| locker.handle_timeout(ms(10)));
+            let joined: Vec<Verdict> = (0..7).map(|_| locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(11))).collect();
+            let refused_later = finish(&mut locker, ms(11));
+            let at_once = joined.iter().filter(|verdict| matches!(verdict, Verdict::Sorry(_)));
+            let later = refused_later.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Sorry(_)));
+            let sorries: Vec<&Verdict> = at_once.chain(later.map(|(_, verdict)| verdict)).collect();
+            assert_eq!((locker.waiting(), sorries.len()), (5, 5), "{units} units, {steps} steps");
+            for verdict in sorries {
+                let Verdict::Sorry(sorry) = verdict else { unreachable!("filtered") };
+                assert_eq!(sorry.reason, RefusalReason::QueueFull, "{units} units, {steps} steps");
+            }
+        }
+    }
+}
+
+#[test]
 pub(super) fn a_reload_of_the_order_in_the_queue_holds_for_those_that_wait_already() {
     let by = |share_by| Limit { share_by, ..named("a", 1) };
     let mut locker = Locker::new(vec![by(ShareBy::Caller)]);
