@@ -49,9 +49,11 @@ impl Queue {
         }
     }
 
-    /// Marks the windows with a wakeup time that has come; `dispatch` then serves them.
+    /// Marks the windows with a wakeup time that has come; `dispatch` then serves them. Marks none
+    /// while the locker is held: a list of all windows that open meanwhile would be long.
     pub(super) fn fire_wakeups(&mut self, table: &mut WindowTable, now: Time) {
-        while let Some(&(at, window)) = self.wakeups.first()
+        while !self.is_held
+            && let Some(&(at, window)) = self.wakeups.first()
             && at <= now
             && !self.budget.is_spent()
         {

@@ -288,9 +288,9 @@ impl Queue {
         waiters.into_iter().map(ask).collect()
     }
 
-    /// Time at which the next wake-up or deadline is due; `NEVER` if there is none.
+    /// Time at which the next wake-up or deadline is due; `NEVER` if there is none. Wake-ups wait for the end of a hold.
     pub(super) fn due(&self) -> Time {
-        let wakeup = self.wakeups.first().map_or(Time::NEVER, |(at, _)| *at);
+        let wakeup = self.wakeups.first().filter(|_| !self.is_held).map_or(Time::NEVER, |(at, _)| *at);
         let deadline = self.deadlines.first().map_or(Time::NEVER, |(at, _)| *at);
         wakeup.min(deadline)
     }

@@ -95,6 +95,7 @@ impl Locker {
     pub fn release(&mut self, now: Time) {
         let now = self.advance(now);
         self.queue.is_held = false;
+        self.queue.fire_wakeups(&mut self.counters.table, now);
         self.serve_waiters(now);
     }
 

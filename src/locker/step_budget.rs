@@ -3,10 +3,11 @@
 //! All requests share the lock under which a call runs. What is left when the budget is used up stays in the locker's
 //! work lists; `poll_timeout` then says "now", and the next call continues.
 
-/// Units of a step. A unit is some 0.5 to 1 µs: one look at the head of a group, one grant, one window that is carried
-/// over, one limit that changes. Measured with `benches/locker_scale`: a step takes at most 3.2 ms with a million keys,
-/// 100 000 waiters and 1000 limits (one core of a virtual AMD EPYC).
-pub(super) const UNITS: u32 = 768;
+/// Units of a step. A unit is some 1 to 4 µs: one look at the head of a group, one grant, one window that is carried
+/// over, one limit that changes. Measured with `benches/locker_scale`: a step takes at most 0.7 ms with a million keys,
+/// 100 000 waiters and 1000 limits, but for one of 2 ms after a hold, in which 10 000 slots of one window open at once
+/// (one core of a virtual AMD EPYC).
+pub(super) const UNITS: u32 = 192;
 
 /// Units of a refusal: most of its time goes into the forecast, which looks at up to 128 other waiters.
 pub(super) const REFUSAL: u32 = 4;
