@@ -26,6 +26,53 @@ fn a_429_says_when_to_come_back_in_every_way() {
 }
 
 #[test]
+fn each_refused_caller_is_told_an_opening_of_its_own_in_every_field() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(2, "100s", "when_full = \"refuse\""));
+    for _ in 0..2 {
+        assert_eq!(gateway.get(&origin.url("/")).status, 200);
+    }
+    let answers: Vec<Answer> = (0..6).map(|_| gateway.get(&origin.url("/"))).collect();
+    let turns: Vec<u64> = answers.iter().map(|answer| (answer.retry_after_ms() / 100_000.0).round() as u64).collect();
+    assert_eq!(turns, [1, 1, 2, 2, 3, 3], "two callers for each turn of two slots");
+    for answer in &answers {
+        check_ours(answer, 429, "http_request_error");
+        let (ms, seconds) = (answer.retry_after_ms(), answer.field("retry-after").unwrap());
+        let wanted = format!("\"the-limit\";r=0;t={seconds};lockgate-t-ms={ms}");
+        assert_eq!(answer.field("ratelimit"), Some(wanted.as_str()));
+    }
+}
+
+/// Many callers against 5 per 2 s, each of which comes back a little after the time that it was told.
+#[test]
+fn refused_callers_that_come_back_as_told_are_seldom_refused_again() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(5, "2s", "when_full = \"refuse\""));
+    let requests: u32 = (0..30)
+        .map(|_| {
+            let (to, request) = (gateway.addr, gateway::get(&origin.url("/")));
+            thread(move || {
+                for tries in 1.. {
+                    let answer = Caller::connect(to).send(request.clone()).answer();
+                    if answer.status == 200 {
+                        return tries;
+                    }
+                    check_ours(&answer, 429, "http_request_error");
+                    std::thread::sleep(Duration::from_secs_f64(answer.retry_after_ms() * 1.05 / 1000.0));
+                }
+                unreachable!("it comes back until it goes")
+            })
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|caller| caller.join().unwrap())
+        .sum();
+    assert_eq!(origin.requests().len(), 30);
+    // 55 if each is refused once at most; 105 if all come back at every opening.
+    assert!(requests <= 75, "{requests} requests of 30 callers");
+}
+
+#[test]
 fn a_429_to_a_request_with_content_leaves_the_connection_in_step() {
     let origin = Origin::start();
     let gateway = Gateway::start(&limit(1, "1h", "when_full = \"refuse\""));

@@ -62,7 +62,7 @@ impl Queue {
             let was_queued = ask.kind.was_queued();
             if waiter.deadline <= now || forecast.at > waiter.deadline && !was_queued {
                 let reason = if was_queued { RefusalReason::TimedOut } else { RefusalReason::TooLong };
-                return Verdict::Sorry(forecast.to_sorry(reason, now));
+                return Verdict::Sorry(counters.refuse(forecast, reason, now));
             }
         }
         let id = self.waiters.insert(waiter);
@@ -79,7 +79,7 @@ impl Queue {
         if !ask.kind.was_queued()
             && let Some((reason, limit)) = self.refuse_after_queueing(counters, id, now)
         {
-            let sorry = forecast.to_sorry(self.refusal_reason(counters, id, reason), now);
+            let sorry = counters.refuse(forecast, self.refusal_reason(counters, id, reason), now);
             self.remove_waiter(counters, id, now);
             self.dispatch(counters, now);
             return Verdict::Sorry(Sorry { limit: limit.unwrap_or(sorry.limit), ..sorry });
@@ -96,7 +96,7 @@ impl Queue {
     /// `max_waiting` and the request displaces no waiter there.
     fn refuse_before_queueing(
         &self,
-        counters: &Counters,
+        counters: &mut Counters,
         ask: &Ask<'_>,
         checks: &[ClaimCheck],
         now: Time,
@@ -281,7 +281,8 @@ impl Queue {
             let reason =
                 if self.awaits_disk(counters, id, now) { RefusalReason::Unwritten } else { RefusalReason::TimedOut };
             let reason = self.refusal_reason(counters, id, reason);
-            let sorry = self.forecast(counters, &self.waiters[id], now).to_sorry(reason, now);
+            let forecast = self.forecast(counters, &self.waiters[id], now);
+            let sorry = counters.refuse(forecast, reason, now);
             let ticket = self.ticket(id);
             self.remove_waiter(counters, id, now);
             self.outbox.push(ticket, Verdict::Sorry(sorry));

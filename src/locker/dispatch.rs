@@ -230,7 +230,8 @@ impl Queue {
         };
         self.budget.spend(REFUSAL);
         let waiter = &self.waiters[entry.id];
-        let sorry = self.forecast(counters, waiter, now).to_sorry(self.refusal_reason(counters, entry.id, reason), now);
+        let forecast = self.forecast(counters, waiter, now);
+        let sorry = counters.refuse(forecast, self.refusal_reason(counters, entry.id, reason), now);
         let ticket = self.ticket(entry.id);
         self.remove_waiter(counters, entry.id, now);
         self.outbox.push(ticket, Verdict::Sorry(sorry));

@@ -34,19 +34,17 @@ impl Queue {
     pub(super) fn forecast(&self, counters: &Counters, waiter: &Waiter, now: Time) -> Forecast {
         let group = self.group_of(&waiter.demands).map(|group| &self.groups[group]);
         let slots_ahead = self.slots_ahead(counters, group, waiter);
-        let mut forecast = Forecast { at: now, exact: false, limit: LimitId(0) };
+        let mut forecast =
+            Forecast { at: now, exact: false, limit: LimitId(0), window: None, ahead: Ahead::NONE, cost: 0 };
         for (demand, ahead) in waiter.demands.iter().zip(&slots_ahead.ahead) {
-            let rule = &counters.limits.rules[demand.limit.at()];
-            let (at, known) = slot_opens(
-                rule,
-                counters.table.window(demand.window),
-                Ahead { slots: *ahead, uniform: slots_ahead.uniform },
-                demand.cost,
-                now,
-            );
+            let WindowDemand { window, limit, cost } = *demand;
+            let rule = &counters.limits.rules[limit.at()];
+            let ahead = Ahead { slots: *ahead, uniform: slots_ahead.uniform };
+            let (at, known) = slot_opens(rule, counters.table.window(window), ahead, cost, now);
             if at >= forecast.at {
                 let alone = waiter.demands.len() == 1 && self.is_single_flow(counters, group, waiter);
-                forecast = Forecast { at, exact: known && alone && slots_ahead.exact, limit: demand.limit };
+                let exact = known && alone && slots_ahead.exact;
+                forecast = Forecast { at, exact, limit, window: Some(window), ahead, cost };
             }
         }
         forecast

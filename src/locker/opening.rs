@@ -17,25 +17,61 @@ pub(super) struct Forecast {
     pub(super) exact: bool,
     /// The limit it waits for longest.
     pub(super) limit: LimitId,
-}
-
-impl Forecast {
-    /// Makes a refusal of a forecast. `until` is the forecast time, but at least a millisecond
-    /// after `now` if it is not exact or not ahead, so that no client retries in a tight loop.
-    pub(super) fn to_sorry(self, reason: RefusalReason, now: Time) -> Sorry {
-        let exact = self.exact && self.at > now;
-        let until = if exact { self.at } else { self.at.max(later(now, MILLISECOND)) };
-        Sorry { reason, limit: self.limit, until, exact }
-    }
+    /// Window of that limit; `None` if the key has none.
+    pub(super) window: Option<u32>,
+    /// Slots that are granted before its own in that window.
+    pub(super) ahead: Ahead,
+    /// Number of slots that it needs there.
+    pub(super) cost: u32,
 }
 
 impl Counters {
+    /// Makes a refusal of a forecast. `until` is the forecast time, but at least a millisecond
+    /// after `now` if it is not exact or not ahead, so that no client retries in a tight loop.
+    ///
+    /// Requests that are refused for want of a slot are told different openings of the window, so
+    /// that they do not come back together: each the one behind those that were told before.
+    pub(super) fn refuse(&mut self, forecast: Forecast, reason: RefusalReason, now: Time) -> Sorry {
+        let Forecast { at, exact, limit, window, ahead, cost } = forecast;
+        let exact = exact && at > now;
+        let first = if exact { at } else { at.max(later(now, MILLISECOND)) };
+        let is_staggered = match reason {
+            RefusalReason::Full | RefusalReason::TooLong | RefusalReason::QueueFull | RefusalReason::TimedOut => true,
+            RefusalReason::TooManyKeys
+            | RefusalReason::CostTooHigh
+            | RefusalReason::StoreLost
+            | RefusalReason::Unwritten => false,
+        };
+        let rule = &self.limits.rules[limit.at()];
+        let Some(window) = window.filter(|_| is_staggered && rule.counts_slots()) else {
+            return Sorry { reason, limit, until: first, exact };
+        };
+        let opens = |window: &Window, told: u64| {
+            if rule.store_managed {
+                // Other gateways tell openings of the same window: this one those of its own share,
+                // as many per span as it was granted in the last one.
+                let share = window.unsettled.saturating_add(window.in_log).max(1);
+                return rule.after_turns(first, told / u64::from(share));
+            }
+            let ahead = Ahead { slots: ahead.slots.saturating_add(told), ..ahead };
+            let turns = (told + u64::from(cost)).saturating_sub(1) / u64::from(rule.requests.max(1));
+            rule.with_allowance(slot_opens(rule, window, ahead, cost, now).0, turns)
+        };
+        let window = self.table.window_unnoted(window);
+        let (until, is_behind) = mutant!(
+            window.tell_opening(rule, first, cost, now, opens),
+            "all refused requests are told the same opening",
+            (first, false)
+        );
+        Sorry { reason, limit, until, exact: exact && !is_behind }
+    }
+
     /// The refusal of a request that never joined a window's queue, with the time at which asking again makes sense.
-    pub(super) fn sorry_at(&self, claim: &Claim, window: Option<u32>, reason: RefusalReason, now: Time) -> Sorry {
+    pub(super) fn sorry_at(&mut self, claim: &Claim, window: Option<u32>, reason: RefusalReason, now: Time) -> Sorry {
         let Claim { limit, key, cost } = *claim;
         let rule = &self.limits.rules[limit.at()];
         let reason = if rule.store_lost { RefusalReason::StoreLost } else { reason };
-        let (at, known) = match window.map(|found| self.table.window(found)) {
+        let (at, exact) = match window.map(|found| self.table.window(found)) {
             Some(window) => {
                 let (at, known) = slot_opens(rule, window, Ahead::NONE, cost, now);
                 (at, known && window.queue().is_none())
@@ -45,7 +81,7 @@ impl Counters {
             // One that begins shows what may have been taken under any key.
             None => slot_opens(rule, &Window::new(limit, key, rule, now), Ahead::NONE, cost, now),
         };
-        Forecast { at, exact: known, limit }.to_sorry(reason, now)
+        self.refuse(Forecast { at, exact, limit, window, ahead: Ahead::NONE, cost }, reason, now)
     }
 }
 
@@ -60,7 +96,7 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// No slots.
-    const NONE: Ahead = Ahead { slots: 0, uniform: true };
+    pub(super) const NONE: Ahead = Ahead { slots: 0, uniform: true };
 }
 
 /// Earliest time at which a window lets `cost` slots go after those `ahead`; true if it is exactly

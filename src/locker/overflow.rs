@@ -37,9 +37,8 @@ impl Queue {
     pub(super) fn drop_waiter(&mut self, counters: &mut Counters, id: u32, limit: LimitId, now: Time) {
         let waiter = &self.waiters[id];
         counters.carry_demands(&waiter.demands);
-        let sorry = self
-            .forecast(counters, waiter, now)
-            .to_sorry(self.refusal_reason(counters, id, RefusalReason::QueueFull), now);
+        let forecast = self.forecast(counters, waiter, now);
+        let sorry = counters.refuse(forecast, self.refusal_reason(counters, id, RefusalReason::QueueFull), now);
         let ticket = self.ticket(id);
         self.remove_waiter(counters, id, now);
         self.outbox.push(ticket, Verdict::Sorry(Sorry { limit, ..sorry }));

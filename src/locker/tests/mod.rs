@@ -25,6 +25,7 @@ mod retirement;
 mod rule_history;
 mod sharing;
 mod sim_disk;
+mod staggering;
 mod steps;
 mod upgrades;
 mod waiting_properties;

@@ -5,7 +5,7 @@ use super::crash_worlds::CRASHING;
 use super::locker_world::LockerWorld;
 use super::random_worlds::{CHANGING, FEW_KEYS, FRACTION, IN_ORDER, LARGE, ONE_LIMIT};
 use super::upgrades::handed_over;
-use super::{clock_worlds, crashes, endings, order, persisting, steps, waiting_properties};
+use super::{clock_worlds, crashes, endings, order, persisting, staggering, steps, waiting_properties};
 use crate::mutant::testing::{MutantKiller, MutantRow, assert_all_killed};
 
 /// Number of worlds that a fault must not survive.
@@ -74,6 +74,10 @@ const CARRIED: MutantKiller = test("windows_follow_a_reload_when_they_are_touche
     steps::windows_follow_a_reload_when_they_are_touched_and_the_others_by_and_by();
 });
 
+const HERD: MutantKiller = test("fifty_refused_callers_that_come_back_as_told_are_refused_once_each", |_| {
+    staggering::fifty_refused_callers_that_come_back_as_told_are_refused_once_each();
+});
+
 /// Faults of the steps: what is left for the next one.
 const STEPS: &[MutantRow] = &[
     ("a newcomer overtakes an unfinished opening", UNFINISHED),
@@ -121,6 +125,7 @@ const DECISIONS: &[MutantRow] = &[
     ("an opening wakes no waiter", SINGLE),
     ("a younger waiter skips the claimant", CLAIMANT),
     ("callers take no turns", TURNS),
+    ("all refused requests are told the same opening", HERD),
 ];
 
 /// Faults of the records, of restarts and of hand-overs.

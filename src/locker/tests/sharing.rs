@@ -124,7 +124,7 @@ fn who_does_not_wait_is_refused_when_the_store_has_said_until_when() {
     assert_eq!((sorry.reason, sorry.until, sorry.exact), (RefusalReason::Full, ms(82), false));
     // While that answer holds, the store is not asked again.
     let Verdict::Sorry(sorry) = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(20)) else { panic!("it waits") };
-    assert_eq!((sorry.reason, sorry.until), (RefusalReason::Full, ms(82)));
+    assert_eq!((sorry.reason, sorry.until), (RefusalReason::Full, ms(183)), "behind the one before");
     assert!(locker.take_sync(SyncTrigger::Due, ms(20)).slot_requests.is_empty());
 }
 

@@ -22,6 +22,7 @@ mod smooth;
 pub(crate) mod store_state;
 #[cfg(test)]
 mod tests;
+mod told_openings;
 mod unknown_slots;
 pub(crate) mod window_rule;
 
@@ -32,6 +33,7 @@ pub(super) use self::marks::RULE_VERSIONS;
 use self::prewritten::Prewritten;
 use self::settle_log::LogEntry;
 use self::store_state::StoreState;
+use self::told_openings::ToldOpenings;
 pub(crate) use self::window_rule::{Algorithm, UnknownSlots, WindowRule, later};
 use super::api::{Key, LimitId};
 use super::window_queue::WindowQueue;
@@ -87,6 +89,8 @@ struct Extra {
     prewritten: Prewritten,
     /// Leases and reports of a shared limit; `None` if the window never had any.
     store: Option<Box<StoreState>>,
+    /// Openings told to refused requests; `None` as long as none was told.
+    told: Option<Box<ToldOpenings>>,
 }
 
 impl Window {
@@ -332,11 +336,14 @@ impl Window {
 
     /// True if the window holds nothing that a new one would not, so that it can be dropped.
     pub(crate) fn is_idle(&self, rule: &WindowRule, now: Time) -> bool {
-        self.is_blank(rule, now) && !self.has_pending_write(rule) && !self.has_store_state(rule, now)
+        self.is_blank(rule, now)
+            && !self.has_pending_write(rule)
+            && !self.has_store_state(rule, now)
+            && !self.has_told(now)
     }
 
-    /// True if no count, spacing, pause or waiter needs to be remembered. Ignores journal and
-    /// store.
+    /// True if no count, spacing, pause or waiter needs to be remembered. Ignores journal, store and
+    /// told openings.
     pub(crate) fn is_blank(&self, rule: &WindowRule, now: Time) -> bool {
         let at_rest = self.unsettled == 0 && self.in_log == 0 && self.flying == 0;
         let spaced = !matches!(rule.algorithm, Algorithm::Smooth) || self.tat() <= now;
