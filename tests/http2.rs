@@ -91,6 +91,8 @@ fn a_waiting_stream_that_is_reset_gives_its_turn_to_the_next() {
     queued(admin, "the-limit", 6);
     gone.into_iter().for_each(caller2::Call::cancel);
     queued(admin, "the-limit", 1);
+    let line = stage.gateway.log_line("/gone/0");
+    assert!(line.contains(" 499 ") && line.contains("note=hung_up_in_queue"), "{line}");
     tune(admin, "the-limit", "\"per\": \"300ms\"");
     assert_eq!(stays.answer().text(), "/stays");
     assert_eq!(origin.paths(), ["/fill", "/stays"]);

@@ -18,6 +18,24 @@ fn a_line_tells_what_became_of_a_request() {
 }
 
 #[test]
+fn a_limit_that_refuses_many_requests_is_named_once() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(1, "1h", "when_full = \"refuse\""));
+    for _ in 0..10 {
+        gateway.get(&origin.url("/"));
+    }
+    assert!(!gateway.stderr().contains("refuses"), "nine of ten: {}", gateway.stderr());
+    for _ in 0..10 {
+        gateway.get(&origin.url("/"));
+    }
+    gateway.complains("a limit refuses many requests");
+    let told = gateway.stderr();
+    let line = told.lines().find(|line| line.contains("refuses many")).unwrap();
+    assert!(line.contains("the-limit") && line.contains("full 10"), "{line}");
+    assert_eq!(told.matches("refuses many").count(), 1, "{told}");
+}
+
+#[test]
 fn json_lines_are_json() {
     let origin = Origin::start();
     let gateway = Gateway::start(&(limit(9, "1s", "") + "[log]\naccess = \"json\"\n"));

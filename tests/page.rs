@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::*;
+use crate::waiting::Closed;
 
 const RULES: &str = "[listen]\nproxy = \"127.0.0.1:0\"\n\n# what we pay for\n[[limit]]\nname     = \"partner\"\n\
                      match    = { host = \"127.0.0.1\" }   # theirs\nrequests = 20     # per contract\n\
@@ -40,4 +41,30 @@ fn a_person_sees_who_fills_the_queue_halves_the_limit_and_saves_it() {
     assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
     let after = std::fs::read_to_string(&file).unwrap();
     assert_eq!(after, before.replace("requests = 20 ", "requests = 10 "), "just that change");
+}
+
+/// Finds what the dashboard says of callers that hang up: `python -c LOOK URL FOLDER`.
+const LOOK: &str = "
+import sys
+from playwright.sync_api import expect, sync_playwright
+url, folder = sys.argv[1:]
+expect.set_options(timeout=120_000)
+with sync_playwright() as playwright:
+    page = playwright.chromium.launch(executable_path='/usr/bin/chromium').new_page()
+    page.goto(url)
+    row = page.locator('#limits tr').filter(has_text='the-limit')
+    expect(row).to_contain_text('hang up after')
+    row.get_by_role('button').click()
+    expect(page.locator('#hang-ups')).to_contain_text('give them a longer time-out')
+    page.screenshot(path=folder + '/hang-ups.png', full_page=True)
+";
+
+#[test]
+fn a_person_sees_that_callers_hang_up_sooner_than_they_may_wait() {
+    let closed = Closed::left_again_and_again("127.0.0.8");
+    let pictures = std::env::var_os("LOCKGATE_PICTURES").unwrap_or_else(|| closed.gateway.dir.path().into());
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
+    let url = format!("http://{}/", closed.admin);
+    let seen = Command::new(python).args(["-c", LOOK, &url]).arg(pictures).output().unwrap();
+    assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
 }

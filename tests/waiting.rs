@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use crate::admin::{queued, watched};
+use crate::admin::{json, metrics, queued, watched};
 use crate::support::*;
 use crate::tuning::tune;
 
 /// A limit whose slots are all taken and do not open before [`Closed::open`]: until then a queue forms in an order that no
 /// slow machine changes.
-struct Closed {
-    gateway: Gateway,
-    admin: std::net::SocketAddr,
+pub(crate) struct Closed {
+    pub(crate) gateway: Gateway,
+    pub(crate) admin: std::net::SocketAddr,
     origin: Origin,
     queued: usize,
 }
@@ -36,6 +36,22 @@ impl Closed {
     fn left(&mut self, count: usize) {
         self.queued -= count;
         queued(self.admin, "the-limit", self.queued);
+    }
+
+    /// One that callers of `ip` with a time-out of a second have left until it shows.
+    pub(crate) fn left_again_and_again(ip: &str) -> Closed {
+        let mut closed = Closed::new(1, "");
+        // A busy machine makes some of the waits longer.
+        for _ in 0..30 {
+            let waiters = [closed.line_up(ip, "/1", ""), closed.line_up(ip, "/2", "")];
+            std::thread::sleep(Duration::from_secs(1));
+            waiters.into_iter().for_each(Caller::hang_up);
+            closed.left(2);
+            if !json(closed.admin, "/v1/limits/the-limit")["hang_ups"].is_null() {
+                return closed;
+            }
+        }
+        panic!("their time-out does not show: {}", json(closed.admin, "/v1/limits/the-limit"));
     }
 
     /// From here on a slot opens `per` after its last use.
@@ -89,6 +105,36 @@ fn a_waiter_that_hangs_up_gives_its_turn_to_the_next() {
     closed.open("300ms");
     assert_eq!(staying.answer().status, 200);
     assert_eq!(went(&closed.origin), ["/stays"], "the dead did not go");
+}
+
+#[test]
+fn a_waiter_that_hangs_up_is_told_apart_in_the_log_and_the_metrics() {
+    let mut closed = Closed::new(1, "");
+    let waiter = closed.line_up("127.0.0.1", "/gone", "");
+    std::thread::sleep(Duration::from_millis(50));
+    waiter.hang_up();
+    closed.left(1);
+    let line = closed.gateway.log_line("/gone");
+    assert!(line.contains(" 499 ") && line.contains("note=hung_up_in_queue"), "{line}");
+    let waited = line.split("waited=").nth(1).and_then(|rest| rest.split("ms").next()).unwrap();
+    assert!(waited.parse::<f64>().unwrap() >= 50.0, "{line}");
+    let told = metrics(closed.admin);
+    assert_eq!(told["lockgate_cancelled_waiters_total{limit=\"the-limit\"}"], 1.0);
+    assert_eq!(told["lockgate_cancelled_wait_seconds_count{limit=\"the-limit\"}"], 1.0);
+    assert!(told["lockgate_cancelled_wait_seconds_sum{limit=\"the-limit\"}"] >= 0.05);
+}
+
+#[test]
+fn callers_that_hang_up_again_and_again_after_the_same_time_are_named_with_what_to_do() {
+    let closed = Closed::left_again_and_again("127.0.0.7");
+    closed.gateway.complains("callers of the-limit, all of 127.0.0.7, hang up after");
+    let told = closed.gateway.stderr();
+    assert!(told.contains("while max_wait is 12h: give them a longer time-out, or set max_wait = "), "{told}");
+    assert_eq!(told.matches("hang up after").count(), 1, "once a minute: {told}");
+    let shown = &json(closed.admin, "/v1/limits/the-limit")["hang_ups"];
+    assert_eq!(shown["caller"], "127.0.0.7");
+    assert!(shown["after_ms"].as_f64().unwrap() >= 1000.0, "{shown}");
+    assert!(shown["advice"].as_str().unwrap().contains("hang up after"), "{shown}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::health;
 use super::history::{LimitSample, LimitTotals};
-use super::limit_json::{millis, summary};
+use super::limit_json::{hang_ups, millis, summary};
 use super::state::AdminState;
 use crate::gate::store;
 
@@ -48,12 +48,14 @@ async fn run_sampler(state: Arc<AdminState>, samples: Sender<Arc<str>>, mut befo
         let tallies: HashMap<_, _> = state.metrics.limits().into_iter().collect();
         let mut summaries = Vec::with_capacity(views.len());
         for view in &views {
-            let totals = tallies.get(&view.limit.name).map(|tally| LimitTotals::of(tally)).unwrap_or_default();
+            let tally = tallies.get(&view.limit.name);
+            let totals = tally.map(|tally| LimitTotals::of(tally)).unwrap_or_default();
             let last = before.insert(Arc::clone(&view.limit.name), totals).unwrap_or_default();
             state.history.push(&view.limit.name, totals.since(last, view.held.waiting));
             // One receiver is that of the state itself; any other one is an event stream.
             if samples.receiver_count() > 1 {
-                summaries.push(summary(view, totals));
+                let hang_ups = tally.map_or(Value::Null, |tally| hang_ups(&state, view, tally));
+                summaries.push(summary(view, totals, hang_ups));
             }
         }
         state.history.samples().retain(|name, _| views.iter().any(|view| view.limit.name == *name));

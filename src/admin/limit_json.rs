@@ -12,6 +12,7 @@ use super::history::LimitTotals;
 use super::state::AdminState;
 use crate::gate::LimitView;
 use crate::locker::{Counts, Kind, Usage, WhenFull};
+use crate::proxy::metrics::LimitMetrics;
 use crate::time::Time;
 
 /// All limits in force, and the time at which they were read.
@@ -29,8 +30,8 @@ pub(super) fn millis(span: Duration) -> f64 {
 /// `taken` and `in_flight_taken`: slots and requests in flight of the fullest window, bounded by
 /// `requests` and `in_flight`; `keys`: number of keys with a window; `waiting`: waiters of all
 /// keys; `permits`, `refused`, `pushbacks`: numbers of requests; `waited_ms`: sum of the waits of
-/// all permits.
-pub(super) fn summary(view: &LimitView, totals: LimitTotals) -> Value {
+/// all permits; `hang_ups`: see [`hang_ups`].
+pub(super) fn summary(view: &LimitView, totals: LimitTotals, hang_ups: Value) -> Value {
     let mut summary = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| usage);
     for (key, value) in [
@@ -42,6 +43,7 @@ pub(super) fn summary(view: &LimitView, totals: LimitTotals) -> Value {
         ("refused", json!(totals.refused)),
         ("waited_ms", json!(totals.waited_ms)),
         ("pushbacks", json!(totals.pushbacks)),
+        ("hang_ups", hang_ups),
     ] {
         summary[key] = value;
     }
@@ -51,7 +53,8 @@ pub(super) fn summary(view: &LimitView, totals: LimitTotals) -> Value {
 /// A limit in full for `/v1/limits`: rule, state and counters.
 ///
 /// `refused`: object with a number for each reason; `fullest`: the fullest [`window`], null if no
-/// key has one.
+/// key has one; `cancelled`: number of requests whose callers hung up in the queue; `hang_ups`: see
+/// [`hang_ups`].
 pub(super) fn limit(state: &AdminState, view: &LimitView, now: Time) -> Value {
     let mut limit = rule(view);
     let fullest = view.held.fullest.map(|(_, usage)| window(&usage, now));
@@ -64,10 +67,24 @@ pub(super) fn limit(state: &AdminState, view: &LimitView, now: Time) -> Value {
         ("permits", json!(tally.as_ref().map_or(0, |tally| tally.permits.get()))),
         ("refused", refused.map(|refused| refused.collect::<serde_json::Map<_, _>>()).unwrap_or_default().into()),
         ("pushbacks", json!(tally.as_ref().map_or(0, |tally| tally.pushbacks.get()))),
+        ("cancelled", json!(tally.as_ref().map_or(0, |tally| tally.left().count()))),
+        ("hang_ups", tally.map_or(Value::Null, |tally| hang_ups(state, view, &tally))),
     ] {
         limit[key] = value;
     }
     limit
+}
+
+/// What hang-ups in the queue of a limit show of its callers: they give up `after_ms`; `caller`: the
+/// one that they are all of, null if there are several; `advice`: a sentence for people. Null if they
+/// show nothing, or if callers wait as long as the limit lets them.
+pub(super) fn hang_ups(state: &AdminState, view: &LimitView, tally: &LimitMetrics) -> Value {
+    let Some(found) = tally.caller_timeout(state.gate.clock().now()) else { return Value::Null };
+    let caller = found.caller.map(|caller| state.metrics.caller(caller));
+    let Some(advice) = found.advice(&view.limit.name, view.limit.max_wait, caller.as_deref()) else {
+        return Value::Null;
+    };
+    json!({ "after_ms": millis(found.after), "caller": caller.as_deref(), "advice": advice })
 }
 
 /// A window: `taken` slots of `requests`, requests `in_flight`, and its number of waiters.

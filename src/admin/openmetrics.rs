@@ -24,7 +24,7 @@ use crate::gate::LimitView;
 use crate::gate::journal::JournalHealth;
 use crate::gate::store;
 use crate::http_admin::problem;
-use crate::proxy::metrics::LimitMetrics;
+use crate::proxy::metrics::{LimitMetrics, Waits};
 
 /// Media type of the exposition (OpenMetrics 1.0, "Overall Structure").
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -93,7 +93,7 @@ impl Scrape {
         each(counter("permits", "Permits granted by a limit"), |tally| tally.permits.get())?;
         each(
             counter("cancelled_waiters", "Requests cancelled by their caller while they waited for a permit"),
-            |tally| tally.left.get(),
+            |tally| tally.left().count(),
         )?;
         each(counter("origin_pushbacks", "Responses 429, or 503 with Retry-After, of origins"), |tally| {
             tally.pushbacks.get()
@@ -103,20 +103,22 @@ impl Scrape {
             tally.refused().map(|(why, count)| ([("limit", &**name), ("reason", why)], count))
         });
         counters(encoder, &counter("limit_refusals", "Requests refused by a limit, by reason"), refused)?;
-        let metric = Metric {
-            name: "wait",
-            help: "Time from a request's arrival to its permit",
-            unit: Some(Unit::Seconds),
-            kind: MetricType::Histogram,
+        let mut histogram = |name, help, of: fn(&LimitMetrics) -> Waits| {
+            let metric = Metric { name, help, unit: Some(Unit::Seconds), kind: MetricType::Histogram };
+            let mut family = begin(encoder, &metric)?;
+            for (name, tally) in &limits {
+                let (waits, labels) = (of(tally), [("limit", &**name)]);
+                let mut each = family.encode_family(&labels)?;
+                each.encode_histogram::<NoLabelSet>(waits.sum, waits.count(), &waits.buckets, None)?;
+            }
+            Ok(())
         };
-        let mut family = begin(encoder, &metric)?;
-        for (name, tally) in &limits {
-            let waits = tally.waits();
-            let count = waits.buckets.iter().map(|(_, count)| count).sum();
-            let labels = [("limit", &**name)];
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(waits.sum, count, &waits.buckets, None)?;
-        }
-        Ok(())
+        histogram("wait", "Time from a request's arrival to its permit", LimitMetrics::waits)?;
+        histogram(
+            "cancelled_wait",
+            "Time that requests had waited when their caller cancelled them",
+            LimitMetrics::left,
+        )
     }
 
     /// Gauges of the windows of each limit.

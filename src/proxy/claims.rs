@@ -177,6 +177,14 @@ impl Rules {
         claims.limits().map(|limit| &*self.metrics[self.place(limit)])
     }
 
+    /// Metrics of a limit.
+    ///
+    /// # Panics
+    /// If the limit has no rule, as [`Rules::rule`].
+    pub(super) fn metrics_of(&self, limit: LimitId) -> &LimitMetrics {
+        &self.metrics[self.place(limit)]
+    }
+
     /// Index of a limit's rule.
     fn place(&self, limit: LimitId) -> usize {
         let place = self.places.get(limit.0 as usize).copied().flatten();

@@ -33,6 +33,10 @@ pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
             log.caller_gone();
             Outcome::Abort
         }
+        Err(Failure::LeftQueue) => {
+            log.left_queue();
+            Outcome::Abort
+        }
         Err(Failure::Truncated) => {
             log.truncated();
             Outcome::Abort
@@ -70,7 +74,7 @@ fn named(failure: Failure, session: &Session, log: &RequestLog) -> Failure {
     let timeout = match &failure {
         Failure::Refused(Refusal::ConnectTimeout | Refusal::DnsTimeout) => log.connect.as_ref(),
         Failure::Refused(Refusal::AnswerTimeout | Refusal::BodyTimeout) => session.deadline.timeout(),
-        Failure::Refused(_) | Failure::CallerGone | Failure::Truncated | Failure::Stalled => None,
+        Failure::Refused(_) | Failure::CallerGone | Failure::LeftQueue | Failure::Truncated | Failure::Stalled => None,
     };
     match (failure, timeout) {
         (Failure::Refused(refusal), Some(timeout)) => refusal.of_timeout(timeout.clone()).into(),

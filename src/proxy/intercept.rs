@@ -74,6 +74,7 @@ async fn relay_late(session: &mut Session, tunnel: InterceptedTunnel, mut log: R
             match &failure {
                 Failure::Refused(refusal) => log.not_connected(refusal),
                 Failure::CallerGone | Failure::Truncated => log.caller_gone(),
+                Failure::LeftQueue => log.left_queue(),
                 Failure::Stalled => log.stalled(session.deadline.timeout()),
             }
             log.finish(session);

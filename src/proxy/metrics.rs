@@ -9,19 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::hang_ups::{CallerTimeout, HangUps};
+use super::refusal_tally::{ManyRefusals, REASONS, RefusalTally};
 use crate::locker::{Caller, RefusalReason};
-
-/// Every reason for which a limit refuses, with its label in logs and metrics.
-pub const REASONS: [(RefusalReason, &str); 8] = [
-    (RefusalReason::Full, "full"),
-    (RefusalReason::TooLong, "too_long"),
-    (RefusalReason::QueueFull, "queue_full"),
-    (RefusalReason::TimedOut, "timed_out"),
-    (RefusalReason::TooManyKeys, "too_many_keys"),
-    (RefusalReason::CostTooHigh, "cost_too_high"),
-    (RefusalReason::StoreLost, "store_lost"),
-    (RefusalReason::Unwritten, "unwritten"),
-];
+use crate::time::Time;
 
 /// Upper bounds of the histogram buckets of waits, in seconds; longer waits have a bucket of their
 /// own. The bounds are the usual ones of Prometheus clients, and longer ones up to a minute.
@@ -74,18 +65,29 @@ pub struct PoolSize {
 pub struct LimitMetrics {
     /// Permits granted.
     pub permits: Count,
-    /// Requests that left the queue because their callers hung up.
-    pub left: Count,
+    /// Times after which requests left the queue because their callers hung up.
+    left: WaitHistogram,
+    /// The last of these.
+    hang_ups: HangUps,
     /// Pushbacks of origins.
     pub pushbacks: Count,
     /// Requests that were sent again after a pushback.
     pub resent: Count,
     /// Refusals by reason, in the order of [`REASONS`].
     refused: [Count; REASONS.len()],
+    /// Refusals since the last log line about them.
+    refusal_tally: RefusalTally,
+    /// Waits of the permits.
+    waits: WaitHistogram,
+}
+
+/// Counters of a histogram of waits.
+#[derive(Default, Debug)]
+struct WaitHistogram {
     /// Waits by bucket: one for each of [`WAITS`], and one for longer ones.
-    waits: [Count; WAITS.len() + 1],
+    buckets: [Count; WAITS.len() + 1],
     /// Sum of all waits, in microseconds.
-    waited_micros: Count,
+    micros: Count,
 }
 
 /// Counter that only grows.
@@ -108,7 +110,7 @@ impl Count {
     }
 }
 
-/// Histogram of the times that requests waited for their permits.
+/// Histogram of the times that requests waited in the queue.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Waits {
     /// Sum of all waits, in seconds.
@@ -128,16 +130,27 @@ impl LimitMetrics {
     /// Counts a permit that was granted after that wait.
     pub(super) fn permit(&self, waited: Duration) {
         self.permits.add_one();
-        let seconds = waited.as_secs_f64();
-        let bucket = WAITS.iter().position(|most| seconds <= *most).unwrap_or(WAITS.len());
-        self.waits[bucket].add_one();
-        self.waited_micros.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+        self.waits.add(waited);
     }
 
-    fn refuse(&self, why: RefusalReason) {
+    /// Counts a request that left the queue after that wait, because its caller hung up. Returns
+    /// what such hang-ups show, if a log line about it is due.
+    pub(super) fn hang_up(&self, waited: Duration, caller: Caller, now: Time) -> Option<CallerTimeout> {
+        self.left.add(waited);
+        self.hang_ups.record(waited, caller, now)
+    }
+
+    /// Counts a refusal. Returns the last ones, if a log line about them is due.
+    pub(super) fn refuse(&self, why: RefusalReason, now: Time) -> Option<ManyRefusals> {
         for (count, _) in self.refused.iter().zip(REASONS).filter(|(_, (reason, _))| *reason == why) {
             count.add_one();
         }
+        self.refusal_tally.count(why, now)
+    }
+
+    /// Time-out that callers seem to have, by their hang-ups of the last ten minutes.
+    pub fn caller_timeout(&self, now: Time) -> Option<CallerTimeout> {
+        self.hang_ups.timeout(now)
     }
 
     /// Number of refusals for each reason.
@@ -149,9 +162,34 @@ impl LimitMetrics {
     ///
     /// Buckets are not cumulative, unlike those of the Prometheus text format.
     pub fn waits(&self) -> Waits {
+        self.waits.read()
+    }
+
+    /// Histogram of the waits of requests whose callers hung up in the queue. Not cumulative either.
+    pub fn left(&self) -> Waits {
+        self.left.read()
+    }
+}
+
+impl WaitHistogram {
+    fn add(&self, waited: Duration) {
+        let seconds = waited.as_secs_f64();
+        let bucket = WAITS.iter().position(|most| seconds <= *most).unwrap_or(WAITS.len());
+        self.buckets[bucket].add_one();
+        self.micros.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn read(&self) -> Waits {
         let bounds = WAITS.into_iter().chain([f64::INFINITY]);
-        let buckets = bounds.zip(&self.waits).map(|(most, count)| (most, count.get())).collect();
-        Waits { sum: Duration::from_micros(self.waited_micros.get()).as_secs_f64(), buckets }
+        let buckets = bounds.zip(&self.buckets).map(|(most, count)| (most, count.get())).collect();
+        Waits { sum: Duration::from_micros(self.micros.get()).as_secs_f64(), buckets }
+    }
+}
+
+impl Waits {
+    /// Number of waits.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -160,11 +198,6 @@ impl Metrics {
     pub(super) fn of(&self, limit: &Arc<str>) -> Arc<LimitMetrics> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(limits.entry(Arc::clone(limit)).or_default())
-    }
-
-    /// Counts a refusal by a limit.
-    pub(super) fn limit_refused(&self, limit: &Arc<str>, why: RefusalReason) {
-        self.of(limit).refuse(why);
     }
 
     /// Counts a request that has ended with this status. `refused`: party that refused it, and the
@@ -278,7 +311,7 @@ mod tests {
     #[test]
     fn a_limit_keeps_its_tally_as_long_as_it_keeps_its_name() {
         let metrics = Metrics::default();
-        metrics.limit_refused(&"a".into(), RefusalReason::TooLong);
+        metrics.of(&"a".into()).refuse(RefusalReason::TooLong, Time::START);
         metrics.of(&"b".into());
         assert!(Arc::ptr_eq(&metrics.of(&"a".into()), &metrics.of(&"a".into())));
         let refused: Vec<_> = metrics.of(&"a".into()).refused().filter(|(_, count)| *count > 0).collect();

@@ -7,7 +7,7 @@
 //! | block | files |
 //! |---|---|
 //! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
-//! | log | [`access_log`] [`metrics`] [`trace`] `tunnel_warnings` |
+//! | log | [`access_log`] · `hang_ups` `refusal_tally` [`metrics`] · [`trace`] `tunnel_warnings` |
 //! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `idle_timeout` `send` (the only door out) `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `outcome` |
@@ -40,6 +40,7 @@ mod forward_response;
 pub mod fuzzing;
 mod grpc;
 mod h2_pool;
+mod hang_ups;
 mod header_rules;
 mod host;
 mod http2;
@@ -66,6 +67,7 @@ mod pushback;
 mod query;
 mod read_response;
 pub mod refusal;
+mod refusal_tally;
 mod request_log;
 mod retry;
 mod reused;

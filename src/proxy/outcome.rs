@@ -28,6 +28,8 @@ pub(super) enum Failure {
     Refused(Refusal),
     /// The caller has hung up.
     CallerGone,
+    /// The caller has hung up in the queue, before it had a permit.
+    LeftQueue,
     /// The response broke off after part of it had been forwarded.
     Truncated,
     /// Nothing of the response, or of the rest of the request, has moved for too long.

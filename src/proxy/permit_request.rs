@@ -86,7 +86,7 @@ impl Claimant for Plan {
 /// `[timeouts] request`, if it is set, for the head of the response.
 ///
 /// # Errors
-/// The limiter's refusal; [`Failure::CallerGone`].
+/// The limiter's refusal; [`Failure::LeftQueue`]; [`Failure::CallerGone`].
 pub(super) async fn obtain(
     session: &mut Session,
     log: &mut RequestLog,
@@ -110,7 +110,7 @@ pub(super) async fn obtain(
 /// A permit granted at once counts as a wait of zero in the histogram of its limits.
 ///
 /// # Errors
-/// The limiter's refusal; [`Failure::CallerGone`].
+/// The limiter's refusal; [`Failure::LeftQueue`]; [`Failure::CallerGone`].
 ///
 /// # Cancel safety
 /// Dropping the future takes the request out of the queue. A permit that was granted in the
@@ -142,7 +142,8 @@ pub(super) async fn ask(
                 let asked_at = snapshot.gate.clock().now();
                 claimant.admitted().remember_name(&snapshot.metrics);
                 // Boxed, so that a connection on which no request waits does not hold the memory of a wait.
-                let decided = Box::pin(wait::wait(session, waiting, claimant.claims(), claimant.plan())).await;
+                let caller = claimant.admitted().caller;
+                let decided = Box::pin(wait::wait(session, waiting, claimant.claims(), caller, claimant.plan())).await;
                 log.add_wait(asked_at, session.worker.snapshot.gate.clock().now());
                 match decided? {
                     // A pause of its credential began meanwhile: it waits for that, too, from its old place.

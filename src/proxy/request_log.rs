@@ -154,6 +154,13 @@ impl RequestLog {
         self.note = Some("the caller hung up".into());
     }
 
+    /// Records that the caller hung up in the queue, before it had a permit; `waited` says after
+    /// how long.
+    pub(super) fn left_queue(&mut self) {
+        self.status = CLIENT_CLOSED_REQUEST;
+        self.note = Some("hung_up_in_queue".into());
+    }
+
     /// Records that the response broke off.
     ///
     /// The status stays that of the origin, because the caller has received it.

@@ -220,7 +220,10 @@ impl ConfigSnapshot {
             Refused::Sorry(sorry) => {
                 let limits = self.gate.limits();
                 let limit = &limits[sorry.limit.0 as usize];
-                self.metrics.limit_refused(&limit.name, sorry.reason);
+                if let Some(many) = self.metrics.of(&limit.name).refuse(sorry.reason, now) {
+                    let (limit, refusals, within) = (&*limit.name, many.total(), many.within);
+                    tracing::info!(limit, refusals, ?within, reasons = %many, "a limit refuses many requests");
+                }
                 Refusal::Limited {
                     limit: Arc::clone(&limit.name),
                     why: sorry.reason,

@@ -180,7 +180,7 @@ impl fmt::Display for Timeout {
 }
 
 /// A duration in the longest unit that divides it, from two of it on: `90s`, `10m`, `250ms`.
-struct Short(Duration);
+pub(super) struct Short(pub(super) Duration);
 
 impl fmt::Display for Short {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

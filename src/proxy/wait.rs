@@ -21,6 +21,7 @@ use super::send::OriginConn;
 use super::session::Session;
 use crate::gate::clock::Clock;
 use crate::gate::{Permit, Refused, Waiting};
+use crate::locker::{Caller, LimitId};
 
 /// Time before a waiter's turn at which its connection is dialled: a TCP handshake across a continent, and a TLS
 /// handshake on top.
@@ -44,7 +45,7 @@ pub(super) struct Granted {
 /// The inner result is the decision: a permit, or the gate's reason against one.
 ///
 /// # Errors
-/// [`Failure::CallerGone`]; or, with a permit granted, the refusal of a dial that failed.
+/// [`Failure::LeftQueue`]; or, with a permit granted, [`Failure::CallerGone`] or the refusal of a dial that failed.
 ///
 /// # Cancel safety
 /// If the future is dropped, the request leaves the queue.
@@ -52,6 +53,7 @@ pub(super) async fn wait(
     session: &mut Session,
     mut waiting: Waiting,
     claims: &Claims,
+    caller: Caller,
     plan: Option<&Plan>,
 ) -> Result<Result<Granted, Refused>, Failure> {
     let clock = session.worker.snapshot.gate.clock();
@@ -69,10 +71,9 @@ pub(super) async fn wait(
     })
     .await;
     let waited = clock.now().since(since);
-    let rules = &session.worker.snapshot.rules;
     match &decision {
-        Some(Ok(_)) => rules.metrics(claims).for_each(|limit| limit.permit(waited)),
-        None => rules.metrics(claims).for_each(|limit| limit.left.add_one()),
+        Some(Ok(_)) => session.worker.snapshot.rules.metrics(claims).for_each(|limit| limit.permit(waited)),
+        None => count_hang_up(session, claims, caller, waited),
         Some(Err(_)) => {}
     }
     match (decision, preconnect.stage) {
@@ -92,8 +93,26 @@ pub(super) async fn wait(
             }
             match decision {
                 Some(Err(refused)) => Ok(Err(refused)),
-                Some(Ok(_)) | None => Err(Failure::CallerGone),
+                Some(Ok(_)) | None => Err(Failure::LeftQueue),
             }
+        }
+    }
+}
+
+/// Counts a hang-up in the queue at each limit. Once a minute, logs that callers seem to have a time-out that is shorter
+/// than the wait of the limit with the shortest one.
+fn count_hang_up(session: &Session, claims: &Claims, caller: Caller, waited: Duration) {
+    let snapshot = &session.worker.snapshot;
+    let (limits, now) = (snapshot.gate.limits(), snapshot.gate.clock().now());
+    let max_wait = |limit: &LimitId| limits[limit.0 as usize].max_wait;
+    let holds = |limit: &LimitId| !snapshot.rules.rule(*limit).dry_run;
+    let shortest = claims.limits().filter(holds).min_by_key(max_wait);
+    for limit in claims.limits() {
+        let found = snapshot.rules.metrics_of(limit).hang_up(waited, caller, now);
+        let Some(found) = found.filter(|_| shortest == Some(limit)) else { continue };
+        let name = found.caller.map(|caller| snapshot.metrics.caller(caller));
+        if let Some(advice) = found.advice(&snapshot.rules.rule(limit).name, max_wait(&limit), name.as_deref()) {
+            tracing::warn!("{advice}");
         }
     }
 }

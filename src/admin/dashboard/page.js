@@ -95,7 +95,8 @@ function show(event) {
     meter.max = most;
     meter.value = taken;
     set(words, ` ${number(taken)} of ${number(most)}`);
-    set(cells[4], number(limit.waiting));
+    set(cells[4], number(limit.waiting) + (limit.hang_ups ? `, hang up after ${(limit.hang_ups.after_ms / 1000).toFixed(1)} s` : ""));
+    cells[4].title = limit.hang_ups?.advice ?? "";
     set(cells[5], number(limit.refusals));
     set(cells[6], number(limit.keys));
   }
@@ -207,6 +208,8 @@ async function detail() {
   const limit = limits.find((one) => one.name === name);
   if (!limit) return;
   set(id("sentence"), `${rule(limit)}; ${limit.window ?? "in flight"}, ${limit.when_full === "wait" ? `more requests wait up to ${duration(limit.max_wait_ms)}` : "more requests are refused"}`);
+  set(id("hang-ups"), limit.hang_ups?.advice ?? "");
+  id("hang-ups").hidden = !limit.hang_ups;
   draw();
   try {
     const answer = await fetch(`v1/limits/${encodeURIComponent(name)}`);
