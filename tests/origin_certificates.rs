@@ -24,6 +24,12 @@ fn refused(stage: &Stage, to: &str, words: &[&str]) {
         for word in words {
             assert!(text.contains(word), "{word:?} is not in {text}");
         }
+        assert_eq!(
+            text.matches("TLS with the origin failed: the certificate is not accepted: it").count(),
+            1,
+            "{text}"
+        );
+        assert!(!text.contains("certificate is not valid") && text.matches("[tls] trust").count() <= 1, "{text}");
     }
 }
 

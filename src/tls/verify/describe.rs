@@ -75,7 +75,7 @@ pub(super) fn handshake_error(error: &Error) -> String {
             "the origin's answer is not TLS (does the port speak plain http?)".to_owned()
         }
         Error::PeerIncompatible(why) => format!("TLS 1.2 or 1.3 cannot be agreed on with the origin: {why:?}"),
-        other => format!("TLS failed: {other}"),
+        other => other.to_string(),
     }
 }
 
@@ -107,7 +107,8 @@ fn alert_error(alert: AlertDescription) -> String {
             "the origin demands a client certificate, and was shown none; [[tls.client]] names one".to_owned()
         }
         AlertDescription::HandshakeFailure => {
-            "the origin broke the handshake off: it has no cipher in common with us, or demands a client certificate ([[tls.client]] names one)"
+            "the origin broke the handshake off: it has no cipher in common with us (one with RSA key exchange alone has \
+             none: leave its host out of [tls] intercept), or demands a client certificate ([[tls.client]] names one)"
                 .to_owned()
         }
         AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {

@@ -7,7 +7,7 @@ use rustls::pki_types::UnixTime;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RejectReason {
     /// Issuer and subject are one, and no trusted root vouches for it.
-    #[error("it is self-signed")]
+    #[error("it is self-signed ([tls] trust may name it)")]
     SelfSigned,
     /// Self-signed, with the basic constraint CA:TRUE (RFC 5280 §4.2.1.9).
     #[error(

@@ -156,7 +156,7 @@ async fn a_self_signed_certificate_is_refused_unless_it_is_trusted_itself() {
     let plain = params.self_signed(&key).unwrap();
     let origin = || origin_with(vec![plain.der().clone()], &key);
     let message = refused(&TestCa::new(), "a.example", origin()).await;
-    assert!(message.ends_with("it is self-signed"), "{message}");
+    assert!(message.ends_with("it is self-signed ([tls] trust may name it)"), "{message}");
     let trusting = Connector::new(Settings { trust: vec![plain.der().clone()], identities: Vec::new() }).unwrap();
     handshake(&trusting, "a.example", origin()).await.unwrap();
     // Certificate as made by `openssl req -x509`.
