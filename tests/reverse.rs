@@ -63,6 +63,22 @@ fn what_no_route_matches_is_told_how_to_use_a_proxy() {
 }
 
 #[test]
+fn a_head_with_as_many_fields_as_may_be_passes_a_second_gateway_both_ways() {
+    let fields = |count: usize| (0..count).map(|n| format!("X-Field-{n}: {n}\r\n")).collect::<String>();
+    let says = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{}\r\nok", fields(256));
+    let origin = Origin::saying_and_keeping(says);
+    let second = Gateway::start(&(UNLIMITED.to_owned() + &route("/", &origin.url("/"))));
+    let first = Gateway::start(&(UNLIMITED.to_owned() + &route("/", &format!("http://{}/", second.addr))));
+    let ask = |count| first.exchange(local("/most").replace("\r\n\r\n", &format!("\r\n{}\r\n", fields(count))));
+    let answer = ask(128);
+    assert_eq!((answer.status, answer.field("x-field-255")), (200, Some("255")), "{}", answer.raw);
+    assert_eq!(origin.only().field("x-field-127"), Some("127"));
+    let refused = ask(129);
+    check_ours(&refused, 431, "http_request_error");
+    assert!(refused.text().contains("128 fields"), "{}", refused.text());
+}
+
+#[test]
 fn limits_count_what_comes_by_routes() {
     let origin = Origin::start();
     let toml = limit(2, "1h", "when_full = \"refuse\"") + &route("/partner/", &origin.url("/"));

@@ -43,6 +43,10 @@ pub enum Name {
     Other,
 }
 
+/// Most fields of a head that do not count towards its bound, because gateways on its way add them
+/// or write them anew: some for each of a chain of gateways.
+pub(super) const MAX_ADDED: usize = 32;
+
 impl Name {
     /// Kind of a field name; letter case does not matter.
     ///
@@ -92,7 +96,7 @@ struct Field {
 pub struct Fields {
     /// Bytes of the head, as received (HTTP/1), or appended piece by piece (HTTP/2).
     pub(super) bytes: Vec<u8>,
-    /// Fields in the order of the message; at most [`MAX_FIELDS`](super::head::MAX_FIELDS).
+    /// Fields in the order of the message; their number is bounded by [`Fields::fits`].
     fields: Vec<Field>,
 }
 
@@ -211,9 +215,44 @@ impl Fields {
         self.fields.push(Field { name: Name::of(name), name_at, value_at: start..self.position() });
     }
 
-    /// Number of fields.
-    pub(super) fn count(&self) -> usize {
-        self.fields.len()
+    /// True if the head has at most `most` fields. Those that gateways add, up to [`MAX_ADDED`] of
+    /// them, do not count: a head that this gateway passes on must fit at the next one, too.
+    pub(super) fn fits(&self, most: usize) -> bool {
+        let all = self.fields.len();
+        all <= most || all - self.fields.iter().filter(|field| self.is_added(field)).count().min(MAX_ADDED) <= most
+    }
+
+    /// True for a field that a gateway adds or writes anew, as this one does.
+    fn is_added(&self, field: &Field) -> bool {
+        match field.name {
+            Name::Via
+            | Name::Host
+            | Name::Date
+            | Name::Connection
+            | Name::ContentLength
+            | Name::TransferEncoding
+            | Name::Te => true,
+            Name::Other => {
+                let name = self.slice(&field.name_at);
+                name.eq_ignore_ascii_case(b"server-timing") || name.eq_ignore_ascii_case(b"traceparent")
+            }
+            Name::Trailer
+            | Name::Upgrade
+            | Name::Expect
+            | Name::KeepAlive
+            | Name::ProxyConnection
+            | Name::ProxyAuthorization
+            | Name::ProxyAuthenticate
+            | Name::MaxForwards
+            | Name::RetryAfter
+            | Name::Prefer
+            | Name::Priority
+            | Name::Authorization
+            | Name::WwwAuthenticate
+            | Name::PersistentAuth
+            | Name::Forwarded
+            | Name::Http2Settings => false,
+        }
     }
 
     /// Length of the stored bytes: the start of the next range.

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
-use super::field::{Fields, range_in};
+use super::field::{Fields, MAX_ADDED, range_in};
 use super::line_ends::LineEnds;
 use super::request_target::{encoded_len, encoded_target};
 
@@ -12,7 +12,8 @@ use super::request_target::{encoded_len, encoded_target};
 /// buffer of a connection grows up to this size, and no further.
 pub const MAX_HEAD: usize = 64 * 1024;
 
-/// Most fields of a head; more are refused (431).
+/// Most fields of a head, besides up to 32 that gateways add (`Via`, `Host`, framing, tracing); more
+/// are refused (431).
 pub const MAX_FIELDS: usize = 128;
 
 /// Protocol version of a message.
@@ -114,7 +115,7 @@ impl RequestHead {
         if input.first() == Some(&b'\n') {
             return Err(HeadError::Malformed("a line ends with LF alone"));
         }
-        let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS + MAX_ADDED];
         let mut parsed = httparse::Request::new(&mut []);
         let outcome =
             httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, input, &mut slots);
@@ -137,6 +138,9 @@ impl RequestHead {
         self.version = version(minor);
         let encoded = encoded_target(target);
         self.fields.store(&input[..length], parsed.headers);
+        if !self.fields.fits(MAX_FIELDS) {
+            return Err(HeadError::TooLarge);
+        }
         if let Some(encoded) = encoded {
             self.target_at = self.fields.append(encoded.as_bytes());
         }
@@ -291,6 +295,16 @@ mod tests {
         }
         bomb.extend_from_slice(b"\r\n");
         assert_eq!(error(&bomb), HeadError::TooLarge);
+        let with_vias = |fields: usize, vias: usize| {
+            let lines = "A: b\r\n".repeat(fields) + &"Via: 1.1 a\r\n".repeat(vias);
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n").into_bytes()
+        };
+        assert!(
+            RequestHead::default().read(&with_vias(MAX_FIELDS, MAX_ADDED - 1)).is_ok(),
+            "gateways have added those"
+        );
+        assert_eq!(error(&with_vias(MAX_FIELDS, MAX_ADDED)), HeadError::TooLarge);
+        assert_eq!(error(&with_vias(MAX_FIELDS + 1, 1)), HeadError::TooLarge);
         assert_eq!(error(&[b"GET /".to_vec(), vec![b'a'; MAX_HEAD]].concat()), HeadError::LineTooLong);
         assert_eq!(error(&[b"GET / HTTP/1.1\r\nA: ".to_vec(), vec![b'a'; MAX_HEAD]].concat()), HeadError::TooLarge);
     }

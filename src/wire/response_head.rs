@@ -15,7 +15,7 @@
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
-use super::field::{Fields, range_in};
+use super::field::{Fields, MAX_ADDED, range_in};
 use super::head::{EndStream, HeadError, MAX_FIELDS, MAX_HEAD, Version, is_known_version, version};
 use super::line_ends::LineEnds;
 
@@ -24,7 +24,7 @@ use super::line_ends::LineEnds;
 pub struct HeadLimits {
     /// Longest head, in bytes.
     pub bytes: usize,
-    /// Most fields.
+    /// Most fields, besides up to 32 that gateways add (`Via`, `Date`, `Server-Timing`, framing).
     pub fields: usize,
 }
 
@@ -102,8 +102,8 @@ impl ResponseHead {
         }
         let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         match self.read_into(input, limits, &mut slots) {
-            Err(HeadError::TooLarge) if limits.fields > MAX_FIELDS => {
-                let mut slots: Vec<_> = (0..limits.fields).map(|_| MaybeUninit::uninit()).collect();
+            Err(HeadError::TooLarge) if limits.fields + MAX_ADDED > MAX_FIELDS => {
+                let mut slots: Vec<_> = (0..limits.fields + MAX_ADDED).map(|_| MaybeUninit::uninit()).collect();
                 self.read_into(input, limits, &mut slots)
             }
             outcome => outcome,
@@ -117,7 +117,7 @@ impl ResponseHead {
         limits: HeadLimits,
         slots: &mut [MaybeUninit<httparse::Header<'i>>],
     ) -> Result<Option<usize>, HeadError> {
-        let most = limits.fields.min(slots.len());
+        let most = (limits.fields + MAX_ADDED).min(slots.len());
         let mut parsed = httparse::Response::new(&mut []);
         let outcome = leniently().parse_response_with_uninit_headers(&mut parsed, input, &mut slots[..most]);
         let length = match outcome.map_err(|error| reason(error, input))? {
@@ -136,6 +136,9 @@ impl ResponseHead {
         self.reason_at = parsed.reason.map_or(0..0, |reason| range_in(input, reason.as_bytes()));
         self.version = version(minor);
         self.fields.store(&input[..length], parsed.headers);
+        if !self.fields.fits(limits.fields) {
+            return Err(HeadError::TooLarge);
+        }
         self.line_ends = LineEnds::of(&input[..length]);
         if self.line_ends == LineEnds::Mixed && status < 200 {
             return Err(HeadError::Malformed("the lines of an interim response end in different ways"));

@@ -13,6 +13,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 
+use crate::wire::field::MAX_ADDED;
+use crate::wire::head::MAX_FIELDS;
+
 /// Most times that the connection is polled; it never waits for anything but its input.
 const MAX_POLLS: usize = 10_000;
 
@@ -57,7 +60,7 @@ pub fn requests_seen(bytes: &[u8]) -> Vec<SeenRequest> {
     });
     let mut builder = http1::Builder::new();
     // As many fields as a head of ours may have.
-    builder.max_headers(crate::wire::head::MAX_FIELDS).half_close(true);
+    builder.max_headers(MAX_FIELDS + MAX_ADDED).half_close(true);
     let mut connection = Box::pin(builder.serve_connection(ByteSource { bytes: bytes.to_vec(), at: 0 }, service));
     let mut cx = Context::from_waker(Waker::noop());
     let ended = (0..MAX_POLLS).any(|_| connection.as_mut().poll(&mut cx).is_ready());

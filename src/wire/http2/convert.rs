@@ -182,7 +182,7 @@ pub(super) fn read_response(
 }
 
 /// Copies the fields. Crumbs of a cookie become one field in the place of the first, joined with `;
-/// `. `most`: highest number of fields.
+/// `. `most`: highest number of fields, see [`Fields::fits`].
 fn read_fields(from: &HeaderMap, most: usize, into: &mut Fields) -> Result<(), HeadError> {
     let mut crumbs = from.get_all(COOKIE).iter().peekable();
     for (name, value) in from {
@@ -205,7 +205,7 @@ fn read_fields(from: &HeaderMap, most: usize, into: &mut Fields) -> Result<(), H
         }
         into.push(name.as_str().as_bytes(), std::iter::once(value));
     }
-    if into.count() > most { Err(HeadError::TooLarge) } else { Ok(()) }
+    if into.fits(most) { Ok(()) } else { Err(HeadError::TooLarge) }
 }
 
 /// True if a field name is a token (RFC 9110 §5.1). `http` accepts one byte more in the names that
