@@ -97,8 +97,14 @@ fn what_makes_no_sense_is_told() {
     ] {
         assert_eq!(acquire(&gateway, path).status, status, "{path}");
     }
-    let get = gateway.exchange("GET /v1/limits/the-limit/acquire HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    assert_eq!(get.status, 404, "a permit is not looked up");
+    for method in ["GET", "DELETE"] {
+        let head =
+            format!("{method} /v1/limits/the-limit/acquire HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let other = gateway.exchange(head);
+        check_ours(&other, 405, "http_request_error");
+        assert_eq!(other.field("allow"), Some("POST"));
+        assert!(other.text().contains("POST"), "{}", other.text());
+    }
 }
 
 #[test]

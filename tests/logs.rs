@@ -1,5 +1,6 @@
 //! One line per request, that nobody can forge and that tells no secrets.
 
+use crate::support::certs::client_hello;
 use crate::support::gateway::Dir;
 use crate::support::*;
 
@@ -75,6 +76,18 @@ fn everything_is_written_before_the_gateway_ends() {
     for n in 0..50 {
         gateway.log_line(&format!("/line-{n}-"));
     }
+}
+
+#[test]
+fn tls_to_a_listener_without_it_is_told_as_such() {
+    let gateway = Gateway::start(UNLIMITED);
+    let answer = gateway.caller().send(client_hello("localhost", None)).answer();
+    check_ours(&answer, 400, "http_request_error");
+    for word in ["TLS", "http://", "HTTPS_PROXY", "[listen] tls"] {
+        assert!(answer.text().contains(word), "{word}: {}", answer.text());
+    }
+    let line = gateway.log_line(" 400 ");
+    assert!(line.contains("note=tls_to_plain_listener"), "{line}");
 }
 
 #[test]

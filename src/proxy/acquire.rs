@@ -50,13 +50,13 @@ pub(super) struct AcquireRequest {
 /// Returns the `acquire` request if the session's request is one. Routes take precedence over the
 /// path.
 ///
-/// Inside an intercepted tunnel the same path belongs to the origin. Other methods than POST have
-/// no meaning for this path.
+/// Inside an intercepted tunnel the same path belongs to the origin. Other methods than POST are
+/// refused by [`acquire`].
 pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
     let head = &session.head;
     let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
     let name = path.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-    if name.contains('/') || head.method() != "POST" || session.within.is_some() {
+    if name.contains('/') || session.within.is_some() {
         return None;
     }
     let routed = session.worker.snapshot.targets.find(head, &session.ingress());
@@ -66,7 +66,7 @@ pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
 /// Obtains the permit, and settles it at once. Returns the JSON document of the response.
 ///
 /// # Errors
-/// 404 if there is no such limit; 400 if key or cost do not fit it; the limiter's refusal;
+/// 405 for another method than POST; 404 if there is no such limit; 400 if key or cost do not fit it; the limiter's refusal;
 /// [`Failure::CallerGone`].
 pub(super) async fn acquire(
     session: &mut Session,
@@ -77,6 +77,9 @@ pub(super) async fn acquire(
     check_site(session)?;
     let admitted = snapshot.access.identify(session.peer.ip(), &session.head, snapshot.gate.clock()).await?;
     log.admitted(&admitted);
+    if session.head.method() != "POST" {
+        return Err(Refusal::NotPost.into());
+    }
     let prefs = request.prefs(&session.head)?;
     let claims = request.claims(session, log, &admitted)?;
     let mut claimant = Acquire { request, admitted, claims };

@@ -23,9 +23,10 @@ use super::session::{Protocol, Session};
 use super::worker::Worker;
 use super::{exchange, http2, tunnel};
 use crate::net::drain::ShutdownWatch;
+use crate::tls::accept::FIRST_BYTE;
 use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
-use crate::wire::{Conn, Stream};
+use crate::wire::{Conn, HeadError, Stream};
 
 /// Next event on an idle connection.
 enum Next {
@@ -203,7 +204,7 @@ async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
                     return Next::Request;
                 }
                 Ok(None) => {}
-                Err(error) => return Next::Malformed(Refusal::from(error)),
+                Err(error) => return Next::Malformed(of_no_head(session, error)),
             }
         }
         seen = session.conn.input.bytes().len();
@@ -226,4 +227,12 @@ async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
             }
         }
     }
+}
+
+/// Refusal of bytes that are no head. A connection without TLS that begins with it has a cause of its
+/// own: https:// in the URL of the proxy.
+fn of_no_head(session: &Session, error: HeadError) -> Refusal {
+    let is_first = !session.has_read_request && !session.secure;
+    let is_tls = is_first && session.conn.input.bytes().first() == Some(&FIRST_BYTE);
+    if is_tls { Refusal::TlsToPlain } else { Refusal::from(error) }
 }

@@ -37,9 +37,11 @@ impl Refusal {
             | Refusal::Unauthorized
             | Refusal::TooManyTries { .. }
             | Refusal::NoRoute
+            | Refusal::NotPost
             | Refusal::NoLimit
             | Refusal::BadKey
             | Refusal::NotTls
+            | Refusal::TlsToPlain
             | Refusal::Loop
             | Refusal::Version => self.detail_of_request().into(),
             Refusal::ConnectionRefused
@@ -83,11 +85,17 @@ impl Refusal {
             Refusal::NoRoute => {
                 "No route takes this host and path. To use the gateway as a forward proxy, set HTTP_PROXY and HTTPS_PROXY to its address; to use it as a base URL, add a [[route]] to proxy.toml."
             }
+            Refusal::NotPost => {
+                "This path gives permits, and takes POST alone. Ask with POST, such as `curl -X POST` or a client's post()."
+            }
             Refusal::NoLimit => "There is no limit of that name. `lockgate check` lists those of proxy.toml.",
             Refusal::BadKey => {
                 "The limit is counted per key: give one `key` parameter for each part of its `key` in proxy.toml, in that order, but none for \"caller\"."
             }
             Refusal::NotTls => "The gateway speaks TLS on this address. Write https:// in the URL of the proxy.",
+            Refusal::TlsToPlain => {
+                "The connection begins with TLS, and the gateway speaks plain HTTP on this address. Write http:// in the URL of the proxy, in HTTPS_PROXY too; or give the gateway a certificate in [listen] tls."
+            }
             Refusal::Loop => {
                 "The request would come back to this gateway. A proxy variable or a route points at the gateway itself."
             }

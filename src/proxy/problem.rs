@@ -30,6 +30,9 @@ impl Refusal {
             let (seconds, ms) = (seconds_up(*retry_after), millis_up(*retry_after));
             put("RateLimit", format_args!("{};r=0;t={seconds};lockgate-t-ms={ms}", QuotedString(limit)));
         }
+        if status == 405 {
+            put("Allow", format_args!("POST"));
+        }
         if status == 407 {
             put("Proxy-Authenticate", format_args!("Basic realm=\"lockgate\", charset=\"UTF-8\""));
         }
@@ -149,6 +152,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
+        405 => "Method Not Allowed",
         407 => "Proxy Authentication Required",
         408 => "Request Timeout",
         414 => "URI Too Long",

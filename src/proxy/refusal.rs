@@ -72,6 +72,8 @@ pub enum Refusal {
     },
     /// An origin-form request that no route takes.
     NoRoute,
+    /// A request for a permit with another method than POST.
+    NotPost,
     /// There is no limit of the requested name.
     NoLimit,
     /// The values for the parts of the limit's key do not fit it.
@@ -80,6 +82,8 @@ pub enum Refusal {
     Misdirected(&'static str),
     /// The caller sent bytes that are no TLS to a listener with TLS.
     NotTls,
+    /// The caller sent TLS to a listener without it.
+    TlsToPlain,
     /// The origin refused the connection.
     ConnectionRefused,
     /// No address of the origin can be reached.
@@ -176,10 +180,12 @@ impl Refusal {
             Refusal::Unauthorized => row(407, "http_request_denied", "access", "unauthorized"),
             Refusal::TooManyTries { .. } => row(429, "http_request_denied", "access", "too_many_tries"),
             Refusal::NoRoute => row(404, "http_request_error", "caller", "no_route"),
+            Refusal::NotPost => row(405, "http_request_error", "caller", "not_post"),
             Refusal::NoLimit => row(404, "http_request_error", "caller", "no_limit"),
             Refusal::BadKey => row(400, "http_request_error", "caller", "bad_key"),
             Refusal::Misdirected(_) => row(421, "http_request_error", "caller", "misdirected"),
             Refusal::NotTls => row(400, "http_request_error", "caller", "not_tls"),
+            Refusal::TlsToPlain => row(400, "http_request_error", "caller", "tls_to_plain_listener"),
             Refusal::ConnectionRefused => row(502, "connection_refused", "origin", "connection_refused"),
             Refusal::Unreachable => row(502, "destination_ip_unroutable", "origin", "unreachable"),
             Refusal::ConnectionTerminated => row(502, "connection_terminated", "origin", "connection_terminated"),
@@ -238,6 +244,7 @@ impl Refusal {
                 | Refusal::Expectation
                 | Refusal::Version
                 | Refusal::NotTls
+                | Refusal::TlsToPlain
         )
     }
 

@@ -34,8 +34,11 @@ fn every_kind() -> Vec<Refusal> {
         Refusal::Unauthorized,
         Refusal::TooManyTries { retry_after: Duration::from_millis(1) },
         Refusal::NoRoute,
+        Refusal::NotPost,
         Refusal::NoLimit,
         Refusal::BadKey,
+        Refusal::NotTls,
+        Refusal::TlsToPlain,
         Refusal::ConnectionRefused,
         Refusal::Unreachable,
         Refusal::ConnectionTerminated,
@@ -51,6 +54,9 @@ fn every_kind() -> Vec<Refusal> {
         Refusal::AnswerTimeout,
         Refusal::Loop,
         Refusal::Version,
+        Refusal::UnknownCoding,
+        Refusal::Misdirected("name it in a limit"),
+        Refusal::Ambiguous { limit: "a".into(), why: "two values".to_owned() },
     ];
     limited.into_iter().chain(others).collect()
 }
@@ -109,6 +115,7 @@ fn every_refusal_is_a_whole_response_with_what_a_proxy_owes() {
         assert_eq!(field(&head, "retry-after").is_some(), body.contains("retry_after_ms"), "{refusal:?}");
         assert_ne!(field(&head, "retry-after").as_deref(), Some("0"));
         assert_eq!(field(&head, "proxy-authenticate").is_some(), refusal.status() == 407);
+        assert_eq!(field(&head, "allow").is_some(), refusal.status() == 405);
     }
 }
 
@@ -195,7 +202,7 @@ fn credentials_are_asked_for_in_utf_8() {
 #[test]
 fn a_message_without_a_sure_end_closes_the_connection() {
     let closing: Vec<_> = every_kind().into_iter().filter(Refusal::closes).map(|refusal| refusal.status()).collect();
-    assert_eq!(closing, [400, 431, 414, 408, 417, 505]);
+    assert_eq!(closing, [400, 431, 414, 408, 417, 400, 400, 505, 501]);
 }
 
 #[test]
