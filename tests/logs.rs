@@ -1,7 +1,7 @@
 //! One line per request, that nobody can forge and that tells no secrets.
 
 use crate::support::certs::client_hello;
-use crate::support::gateway::Dir;
+use crate::support::gateway::{Dir, get};
 use crate::support::*;
 
 #[test]
@@ -76,6 +76,27 @@ fn everything_is_written_before_the_gateway_ends() {
     for n in 0..50 {
         gateway.log_line(&format!("/line-{n}-"));
     }
+}
+
+#[test]
+fn a_note_with_spaces_is_in_quotes() {
+    let (origin, _never) = Origin::on_order();
+    let gateway = Gateway::start(UNLIMITED);
+    let mut caller = gateway.caller();
+    caller.send(get(&origin.url("/left")));
+    eventually("the origin has it", || origin.count() == 1);
+    drop(caller);
+    let line = gateway.log_line("/left");
+    assert!(line.ends_with(" note=\"the caller hung up\""), "{line}");
+}
+
+#[test]
+fn the_note_of_a_refusal_tells_its_cause() {
+    let gateway = Gateway::start(&(limit(1, "1h", "") + "[access]\nunlisted_hosts = \"deny\"\n"));
+    check_ours(&gateway.get("http://elsewhere.example/"), 403, "http_request_denied");
+    let line = gateway.log_line("elsewhere.example");
+    let noted = "note=\"denied: no limit names the host, and [access] unlisted_hosts is \\\"deny\\\"\"";
+    assert!(line.contains(" refused_by=access ") && line.ends_with(noted), "{line}");
 }
 
 #[test]

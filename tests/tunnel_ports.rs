@@ -129,6 +129,21 @@ fn port_80() -> Option<(TcpListener, IpAddr)> {
 }
 
 #[test]
+fn a_tunnel_that_is_not_connected_after_its_200_names_the_timeout_in_its_line() {
+    let Some((listener, addr)) = port_80() else {
+        return eprintln!("not tested: this user may not listen at port 80");
+    };
+    drop(listener);
+    let hole = BlackHole::at(SocketAddr::new(addr, 80));
+    let toml = format!("{UNLIMITED}[timeouts]\nconnect = \"200ms\"\n[access]\nconnect_ports = [{}]\n", hole.port());
+    let gateway = Gateway::start(&toml);
+    let (rest, stop) = tunnel(&gateway, &format!("{addr}:80")).send(hello("a.example", None)).rest();
+    assert!(rest.is_empty() && stop != stream::Stop::Silence, "{rest:?} {stop:?}");
+    let line = gateway.log_line("CONNECT");
+    assert!(line.contains(" 200 ") && line.contains("note=connect_timeout timeout=timeouts.connect=200ms"), "{line}");
+}
+
+#[test]
 fn port_80_is_read_as_plain_http_whether_it_is_listed_or_not() {
     let Some((listener, addr)) = port_80() else {
         return eprintln!("not tested: this user may not listen at port 80");

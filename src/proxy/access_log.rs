@@ -10,10 +10,12 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use self::escape::{EscapedWord, QuotedValue};
 use self::secret::without_secrets;
 use super::json;
 use crate::gate::clock::Clock;
 
+mod escape;
 mod secret;
 
 /// Number of records that may wait for the writer: a tenth of a second's worth at full speed, a few MiB.
@@ -28,7 +30,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Format of the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
-    /// Words separated by spaces; the last of them are `name=value`.
+    /// Words separated by spaces; the last of them are `name=value`, and a value with spaces is in double quotes.
     Text,
     /// One JSON object per line.
     Json,
@@ -275,10 +277,10 @@ fn write_text(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         push(format_args!(" dry_run={}:{}ms", EscapedWord(limit), Millis(*wait)));
     }
     if let Some(note) = note {
-        push(format_args!(" note={}", EscapedWord(note)));
+        push(format_args!(" note={}", QuotedValue(note)));
     }
     if let Some(timeout) = timeout {
-        push(format_args!(" timeout={}", EscapedWord(timeout)));
+        push(format_args!(" timeout={}", QuotedValue(timeout)));
     }
     out.push('\n');
 }
@@ -334,29 +336,6 @@ fn write_json(out: &mut String, unix_nanos: i128, record: &AccessLogEntry) {
         ",\"status\":{status},\"waited_ms\":{waited},\"took_ms\":{took},\"bytes_in\":{bytes_in},\"bytes_out\":{bytes_out}}}"
     )
     .expect("writing to a String cannot fail");
-}
-
-/// Escapes text so that it is one word of a line: without spaces, quotes, and control or invisible characters.
-struct EscapedWord<'a>(&'a str);
-
-impl std::fmt::Display for EscapedWord<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.is_empty() {
-            return out.write_char('-');
-        }
-        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
-        if self.0.bytes().all(is_plain) {
-            return out.write_str(self.0);
-        }
-        for char in self.0.chars() {
-            match char {
-                ' ' => out.write_str("\\u{20}")?,
-                '\'' => out.write_char(char)?,
-                char => write!(out, "{}", char.escape_debug())?,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Duration in milliseconds with three decimals.

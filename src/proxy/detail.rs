@@ -132,6 +132,12 @@ impl Refusal {
         }
     }
 
+    /// Note of the access log: the reason in a word, and the cause if the word does not say it.
+    pub(super) fn log_note(&self) -> Cow<'static, str> {
+        let note = self.note();
+        self.cause().map_or(note.into(), |cause| format!("{note}: {cause}").into())
+    }
+
     /// Cause in words of its own; `None` if the note says it all.
     fn cause(&self) -> Option<&str> {
         if let Refusal::Certificate(why) | Refusal::TlsError(why) | Refusal::Ambiguous { why, .. } = self {

@@ -141,11 +141,7 @@ impl RequestLog {
     /// Records the refusal that becomes the response: its status, party and reason.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         self.status = refusal.status();
-        self.refused = Some((refusal.refused_by(), refusal.note()));
-        self.note = Some(refusal.note().into());
-        if let Refusal::Overdue { timeout, .. } = refusal {
-            self.timeout = Some(timeout.log_form());
-        }
+        self.note_refusal(refusal);
     }
 
     /// Records that the caller hung up.
@@ -188,8 +184,16 @@ impl RequestLog {
     ///
     /// The status stays 200: the caller received it.
     pub(super) fn not_connected(&mut self, refusal: &Refusal) {
+        self.note_refusal(refusal);
+    }
+
+    /// Records party, reason and timeout of a refusal.
+    fn note_refusal(&mut self, refusal: &Refusal) {
         self.refused = Some((refusal.refused_by(), refusal.note()));
-        self.note = Some(refusal.note().into());
+        self.note = self.logged.then(|| refusal.log_note());
+        if let Refusal::Overdue { timeout, .. } = refusal {
+            self.timeout = Some(timeout.log_form());
+        }
     }
 
     /// Records that the tunnel could not be intercepted, and has ended.

@@ -106,10 +106,13 @@ pub(crate) struct BlackHole {
 
 impl BlackHole {
     pub(crate) fn new() -> BlackHole {
+        BlackHole::at(([127, 0, 0, 1], 0).into())
+    }
+
+    pub(crate) fn at(addr: std::net::SocketAddr) -> BlackHole {
         let make = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let socket = make();
-        let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
-        socket.bind(&any.into()).expect("a loopback port is free");
+        socket.bind(&addr.into()).expect("the port is free");
         socket.listen(0).expect("a bound socket can listen");
         let addr = socket.local_addr().expect("a bound socket has an address");
         let fill = (0..4).map(|_| {

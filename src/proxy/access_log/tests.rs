@@ -104,6 +104,22 @@ fn no_caller_can_write_a_line_of_its_own() {
 }
 
 #[test]
+fn a_note_with_spaces_is_quoted_and_ends_where_its_quotes_end() {
+    let noted = |note: &'static str| text(&AccessLogEntry { note: Some(note.into()), ..record() });
+    for (note, shown) in [
+        ("queue_full", "note=queue_full"),
+        ("the caller hung up", "note=\"the caller hung up\""),
+        ("it's \"b\\\" status=500\nx\u{202e}", "note=\"it's \\\"b\\\\\\\" status=500\\nx\\u{202e}\""),
+        ("", "note=\"\""),
+    ] {
+        let line = noted(note);
+        assert!(line.ends_with(&format!(" bytes_out=4567 {shown}\n")), "{line}");
+    }
+    let timeout = AccessLogEntry { timeout: Some("timeouts.for[a b].answer=1s".into()), ..record() };
+    assert!(text(&timeout).ends_with(" timeout=\"timeouts.for[a b].answer=1s\"\n"), "{}", text(&timeout));
+}
+
+#[test]
 fn an_empty_name_still_takes_its_place() {
     let nameless = AccessLogEntry { user: Some("".into()), ..record() };
     assert_eq!(text(&nameless).split(' ').nth(1), Some("-"));
