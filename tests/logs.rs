@@ -1,7 +1,8 @@
 //! One line per request, that nobody can forge and that tells no secrets.
 
-use crate::support::certs::client_hello;
+use crate::support::certs::{Authority, Fault, client_hello};
 use crate::support::gateway::{Dir, get};
+use crate::support::stage::Before;
 use crate::support::*;
 
 #[test]
@@ -109,6 +110,31 @@ fn tls_to_a_listener_without_it_is_told_as_such() {
     }
     let line = gateway.log_line(" 400 ");
     assert!(line.contains("note=tls_to_plain_listener"), "{line}");
+}
+
+#[test]
+fn a_caller_that_does_not_trust_the_authority_is_one_warning_that_says_what_to_do() {
+    let before = Before::new();
+    let origin = Origin2::start(before.authority.both_config(Fault::None));
+    let stage = before.gateway(UNLIMITED, &[origin.port()]);
+    let stranger = Authority::named("another").caller_config();
+    for _ in 0..2 {
+        let mut inside = stage.tunnel(&origin.name()).into_tls_with("localhost", stranger.clone());
+        assert!(inside.try_handshake().is_err());
+        // With what was to be written still: the alert.
+        inside.finish();
+    }
+    let noted = "note=\"the caller does not trust the gateway's authority: its TLS ended with UnknownCA\"";
+    let lines = || stage.gateway.lines().iter().filter(|line| line.contains(noted)).count();
+    eventually("both are in the access log", || lines() == 2);
+    stage.tunnel(&origin.name()).into_tls_with("localhost", stranger).try_handshake().unwrap_err();
+    stage.gateway.log_line("note=\"the caller broke its TLS handshake off");
+    let told = stage.gateway.stderr();
+    let warnings: Vec<&str> = told.lines().filter(|line| line.contains(" WARN ")).collect();
+    let [warning] = warnings[..] else { panic!("{told}") };
+    for word in ["localhost", "127.0.0.1", "UnknownCA", "`lockgate exec`", &stage.ca().display().to_string()] {
+        assert!(warning.contains(word), "{word}: {warning}");
+    }
 }
 
 #[test]

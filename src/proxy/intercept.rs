@@ -23,7 +23,7 @@ use super::snapshot::ConfigSnapshot;
 use super::target::Scheme;
 use super::tunnel_warnings::TunnelDenial;
 use super::{exchange, tunnel};
-use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
+use crate::tls::accept::{FIRST_BYTE, IncomingHandshake, rejected_certificate};
 use crate::tls::ca;
 use crate::wire::request_line::{FirstLine, first_line};
 use crate::wire::{Conn, Stream};
@@ -52,7 +52,12 @@ pub(super) async fn open(
             return None;
         }
         Err(why) => {
-            log.not_intercepted(why.to_string());
+            if let (InterceptError::Rejected(alert), Some(authority)) = (&why, &session.worker.snapshot.authority) {
+                let (warned, peer) = (&session.worker.snapshot.warned_hosts, session.peer.ip());
+                warned.warn_of_rejection(&tunnel.origin.host, peer, alert, authority.certificate());
+            }
+            let head = session.worker.snapshot.timeouts.of_head();
+            log.not_intercepted(why.to_string(), matches!(why, InterceptError::Late).then_some(&head));
             None
         }
     };
@@ -103,6 +108,12 @@ enum InterceptError {
     Late,
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
+    #[error(
+        "the caller broke its TLS handshake off without an alert, as some do that do not trust the gateway's authority"
+    )]
+    BrokenOff,
+    #[error("the caller does not trust the gateway's authority: its TLS ended with {0}")]
+    Rejected(String),
     #[error("the caller asked for {0:?} in TLS, which is not the host of its CONNECT")]
     OtherName(String),
     #[error("there is no certificate for this host: {0}")]
@@ -177,7 +188,11 @@ async fn handshake(
     let Some(authority) = &snapshot.authority else { return Err(InterceptError::Left) };
     let wall = snapshot.gate.clock().wall_unix_nanos();
     let leaf = authority.leaf(host, wall).await.map_err(InterceptError::Leaf)?;
-    accept(hello, leaf).await.map_err(InterceptError::Handshake)
+    accept(hello, leaf).await.map_err(|error| match (rejected_certificate(&error), error.kind()) {
+        (Some(alert), _) => InterceptError::Rejected(alert),
+        (None, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => InterceptError::BrokenOff,
+        (None, _) => InterceptError::Handshake(error),
+    })
 }
 
 /// Accepts TLS on a listener that has it, within the timeout of the first head. `None`: the
@@ -204,6 +219,9 @@ pub(super) async fn tls_accept(session: &mut Session, identity: Arc<ServerConfig
             Some(protocol)
         }
         Err(error) => {
+            if let Some(alert) = rejected_certificate(&error) {
+                session.worker.snapshot.warned_hosts.warn_of_distrust(session.peer.ip(), &alert);
+            }
             tracing::debug!(peer = %session.peer, %error, "a TLS handshake with a caller failed");
             None
         }

@@ -196,11 +196,13 @@ impl RequestLog {
         }
     }
 
-    /// Records that the tunnel could not be intercepted, and has ended.
+    /// Records that the tunnel could not be intercepted, and has ended; with the timeout that has ended
+    /// it, if one has.
     ///
     /// The status stays 200: the caller received it before its handshake.
-    pub(super) fn not_intercepted(&mut self, why: String) {
+    pub(super) fn not_intercepted(&mut self, why: String, timeout: Option<&Timeout>) {
         self.note = Some(why.into());
+        self.timeout = timeout.map(Timeout::log_form);
     }
 
     /// Records that the tunnel was ended because of its first bytes.

@@ -1,10 +1,13 @@
-//! Warnings about tunnels that are not intercepted (CONNECT), one log line per host.
+//! Warnings about tunnels (CONNECT), one log line per host.
 //!
 //! A limit counts a tunnel that is not intercepted as one request, whatever passes through it.
 //! These warnings tell the operator of hosts for which that is probably not what the limit was
-//! written for. They outlive a reload, so that each host is named once per process and kind.
+//! written for, and of intercepted hosts whose callers do not trust the authority. They outlive a
+//! reload, so that each host is named once per process and kind.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::claims::{Claims, Rules};
@@ -26,6 +29,10 @@ pub(super) struct WarnedHosts {
     ended: HostSet,
     /// Hosts with tunnels that were ended because of their port.
     ports: HostSet,
+    /// Intercepted hosts for which a caller has rejected our certificate.
+    rejected: HostSet,
+    /// Addresses of callers that have rejected the certificate of a listener.
+    distrusting: HostSet,
 }
 
 impl WarnedHosts {
@@ -46,6 +53,35 @@ impl WarnedHosts {
             tracing::warn!(
                 host,
                 "a limit counts tunnels to this host, not the requests in them; intercept them with [tls] intercept"
+            );
+        }
+    }
+
+    /// Warns once per host that a caller has rejected our certificate for it. `alert`: name of its
+    /// alert; `certificate`: file of the authority.
+    pub(super) fn warn_of_rejection(&self, host: &str, peer: IpAddr, alert: &str, certificate: &Path) {
+        if self.rejected.is_new(host) {
+            tracing::warn!(
+                host,
+                %peer,
+                alert,
+                certificate = %certificate.display(),
+                "a caller does not trust the gateway's authority: start its program under `lockgate exec`, or add the \
+                 certificate to its trusted roots; one that accepts no other than the host's own needs the host out of \
+                 [tls] intercept"
+            );
+        }
+    }
+
+    /// Warns once per address that a caller has rejected the certificate of a listener. `alert`: name of
+    /// its alert.
+    pub(super) fn warn_of_distrust(&self, peer: IpAddr, alert: &str) {
+        if self.distrusting.is_new(&peer.to_string()) {
+            tracing::warn!(
+                %peer,
+                alert,
+                "a caller does not trust the certificate of [listen] tls: add its authority to the caller's trusted roots, \
+                 or name a certificate of an authority that the caller trusts"
             );
         }
     }

@@ -7,8 +7,8 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::server::Acceptor;
+use rustls::{AlertDescription, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
@@ -50,4 +50,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IncomingHandshake<S> {
     pub async fn accept(self, config: Arc<ServerConfig>) -> io::Result<TlsStream<S>> {
         self.0.into_stream(config).await
     }
+}
+
+/// Name of the alert by which a client has rejected our certificate (RFC 8446 §6.2); `None` if the
+/// handshake failed for another reason.
+///
+/// Clients that do not trust the issuer send different ones of these: OpenSSL `UnknownCA`, Go
+/// `BadCertificate`, Java `CertificateUnknown`.
+pub fn rejected_certificate(error: &io::Error) -> Option<String> {
+    let Some(rustls::Error::AlertReceived(alert)) = error.get_ref()?.downcast_ref::<rustls::Error>() else {
+        return None;
+    };
+    let rejects = matches!(
+        alert,
+        AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::CertificateUnknown
+    );
+    rejects.then(|| format!("{alert:?}"))
 }

@@ -14,7 +14,7 @@ mod name_scope;
 mod tests;
 mod validity;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -31,6 +31,8 @@ pub struct CertAuthority {
     leaves: LeafIssuer,
     /// SHA-256 of its certificate.
     fingerprint: [u8; 32],
+    /// Absolute path of its certificate.
+    certificate: PathBuf,
 }
 
 impl CertAuthority {
@@ -44,7 +46,15 @@ impl CertAuthority {
         let kept = files::open(settings, wall_unix_nanos)?;
         files::warn_before_expiry(&kept.summary, wall_unix_nanos);
         let fingerprint = kept.summary.fingerprint;
-        Ok(CertAuthority { leaves: LeafIssuer::new(kept)?, fingerprint })
+        let path = certificate_path(&settings.dir);
+        // As given if the working directory is unknown.
+        let certificate = std::path::absolute(&path).unwrap_or(path);
+        Ok(CertAuthority { leaves: LeafIssuer::new(kept)?, fingerprint, certificate })
+    }
+
+    /// Absolute path of its certificate, for messages.
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
     }
 
     /// SHA-256 of its certificate.
@@ -52,9 +62,9 @@ impl CertAuthority {
         &self.fingerprint
     }
 
-    /// True if both have one certificate, so that their leaves are interchangeable.
+    /// True if both have one certificate, in one place, so that their leaves are interchangeable.
     pub fn is_same(&self, other: &CertAuthority) -> bool {
-        self.fingerprint == other.fingerprint
+        self.fingerprint == other.fingerprint && self.certificate == other.certificate
     }
 
     /// TLS server settings with a leaf for `host` (in its one spelling): HTTP/2 and HTTP/1.1 by
