@@ -29,6 +29,17 @@ fn sharing(ports: [u16; 3], requests: u32) -> Vec<String> {
 }
 
 #[test]
+fn a_refusal_for_a_lost_store_names_a_second_in_the_body_as_in_the_head() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&shared(DeadPort::new().port(), 5, "100ms", "when_full = \"refuse\""));
+    let answer = gateway.get(&origin.url("/"));
+    check_ours(&answer, 503, "proxy_internal_error");
+    assert_eq!(answer.field("retry-after"), Some("1"));
+    assert_eq!(answer.problem()["retry_after_ms"], 1000);
+    assert!(answer.text().contains("Ask again in 1000 ms at the earliest."), "{}", answer.text());
+}
+
+#[test]
 fn a_store_that_is_killed_again_and_again_breaks_no_limit() {
     let store = Store::start();
     let fleet =

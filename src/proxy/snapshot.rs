@@ -28,13 +28,17 @@ use super::trace;
 use super::tunnel_warnings::WarnedHosts;
 use super::warning;
 use crate::gate::{Gate, Refused, Revision};
-use crate::locker::LimitId;
+use crate::locker::{LimitId, RefusalReason};
 use crate::net::connection_limit::ConnectionLimit;
 use crate::net::dial::Dialer;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
 use crate::tls::verify::Connector;
 use crate::tls::{ca, identity, verify};
+
+/// Least time until the next try, as a refusal states it, while the store or the disk is down. One
+/// second, as `Retry-After` cannot state less: both are tried again within that time.
+const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(1);
 
 /// Reason for which no snapshot can be made from the settings.
 #[derive(Debug, thiserror::Error)]
@@ -224,11 +228,14 @@ impl ConfigSnapshot {
                     let (limit, refusals, within) = (&*limit.name, many.total(), many.within);
                     tracing::info!(limit, refusals, ?within, reasons = %many, "a limit refuses many requests");
                 }
+                // The forecast is of slots alone, and the end of an outage is unknown.
+                let is_down = matches!(sorry.reason, RefusalReason::StoreLost | RefusalReason::Unwritten);
+                let least = if is_down { RETRY_AFTER_OUTAGE } else { Duration::ZERO };
                 Refusal::Limited {
                     limit: Arc::clone(&limit.name),
                     why: sorry.reason,
-                    retry_after: sorry.until.since(now),
-                    exact: sorry.exact,
+                    retry_after: sorry.until.since(now).max(least),
+                    exact: sorry.exact && !is_down,
                     requests: limit.rate.as_ref().map_or(limit.in_flight.unwrap_or(0), |rate| rate.requests),
                     per: limit.rate.as_ref().map_or(Duration::ZERO, |rate| rate.per),
                 }
