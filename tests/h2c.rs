@@ -196,7 +196,11 @@ fn grpc_clients_with_a_proxy_reach_grpc_servers_without_tls_without_any_setting(
     let mut serve = python("grpc_plain.py");
     serve.arg("serve");
     let server = Server::start(serve);
-    calls_in_a_tunnel(&Gateway::start(&counted(1000, "1h", "")), &server);
+    let limit = counted(1000, "1h", "");
+    calls_in_a_tunnel(&Gateway::start(&limit), &server);
+    // Where other protocols may be spoken, too.
+    let listed = format!("[access]\nconnect_ports = [{}]\n", server.port);
+    calls_in_a_tunnel(&Gateway::start(&(limit + &listed)), &server);
 }
 
 /// Calls of a gRPC client through the gateway as its proxy.

@@ -184,11 +184,11 @@ fn a_tunnel_on_a_stream_of_http2_carries_requests_too() {
 
 #[test]
 fn http2_with_prior_knowledge_is_read_in_a_tunnel_for_plain_http() {
-    let origin = Origin::start();
-    let gateway = Gateway::start(UNLIMITED);
-    let mut inside = tunnel(&gateway, &origin.authority());
-    inside.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0");
-    assert_eq!(inside.bytes(4)[3], 4, "it begins with its SETTINGS");
+    at_both_ports(UNLIMITED, |gateway, origin| {
+        let mut inside = tunnel(gateway, &origin.authority());
+        inside.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0");
+        assert_eq!(inside.bytes(4)[3], 4, "it begins with its SETTINGS");
+    });
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use crate::plain_tunnels::{FULL, listed, tunnel};
+use crate::support::caller2;
 use crate::support::certs::{Authority, Fault, client_hello as hello};
-use crate::support::stage::{Before, connect, get, opens};
+use crate::support::stage::{Before, connect, counted, get, opens};
 use crate::support::*;
 
 /// A fatal alert, access_denied.
@@ -64,9 +65,8 @@ fn echo(first: &'static [u8]) -> u16 {
 #[test]
 fn other_protocols_pass_at_listed_ports_and_count_as_a_connection() {
     let ssh = "SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13\r\n";
-    let http2 = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     // The last two might become a request, and are held for as long as one takes to begin.
-    for first in [ssh, http2, "NICK somebody\r\n", "\0\u{1}\u{2}", "*1\r\n$4\r\nPING\r\n", "HELO", "one word more"] {
+    for first in [ssh, "NICK somebody\r\n", "\0\u{1}\u{2}", "*1\r\n$4\r\nPING\r\n", "HELO", "one word more"] {
         let port = echo(b"");
         let toml = limit(1, "1h", FULL) + &format!("[access]\nconnect_ports = [{port}]\n");
         let gateway = Gateway::start(&toml);
@@ -92,6 +92,68 @@ fn a_server_that_speaks_first_makes_its_tunnel_an_opaque_one() {
     let mail = "MAIL FROM:<a@b.example> HTTP/1.1\r\n";
     assert_eq!(inside.send(mail).bytes(mail.len()), mail.as_bytes());
     check_ours(&gateway.exchange(connect(&to, "")), 429, "http_request_error");
+}
+
+#[test]
+fn http2_without_tls_is_counted_by_request_at_a_listed_port_though_its_server_speaks_first() {
+    let origin = Origin2::plain(Manners::default());
+    let toml = counted(2, "1h", FULL) + &format!("[access]\nconnect_ports = [{}]\n", origin.port());
+    let gateway = Gateway::start(&toml);
+    let caller = Caller2::over(caller2::tcp(tunnel(&gateway, &origin.name())), &h2::client::Builder::new());
+    let inside = |path: &str| format!("http://{}{path}", origin.name());
+    for path in ["/1", "/2"] {
+        assert_eq!(caller.get(&inside(path)).text(), path);
+    }
+    check_ours(&caller.get(&inside("/3")), 429, "http_request_error");
+    assert_eq!(origin.paths(), ["/1", "/2"]);
+    gateway.log_line("note=plain_http");
+}
+
+#[test]
+fn a_tunnel_begins_however_soon_its_server_speaks() {
+    let port = echo(b"\0\0\0\x04\0\0\0\0\0");
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\nconnect_ports = [{port}]\n"));
+    let callers: Vec<Caller> = (0..100)
+        .map(|_| {
+            let mut caller = gateway.caller();
+            caller.send(connect(&format!("127.0.0.1:{port}"), ""));
+            caller
+        })
+        .collect();
+    for mut caller in callers {
+        let head = caller.head();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+}
+
+#[test]
+fn a_caller_that_begins_http2_late_is_counted_by_request_too() {
+    let origin = Origin2::plain(Manners::default());
+    let ports = format!("[access]\nconnect_ports = [{}]\n", origin.port());
+    let gateway = Gateway::start(&(counted(1, "300ms", "max_wait = \"60s\"") + &ports));
+    let silent = tunnel(&gateway, &origin.name());
+    let inside = |path: &str| format!("http://{}{path}", origin.name());
+    assert_eq!(gateway.get(&inside("/")).status, 200, "the slot of the tunnel has settled");
+    let caller = Caller2::over(caller2::tcp(silent), &h2::client::Builder::new());
+    assert_eq!(caller.get(&inside("/late")).text(), "/late");
+    let line = gateway.log_line("/late");
+    assert!(line.contains("limits=the-limit"), "{line}");
+}
+
+#[test]
+fn a_server_that_seems_to_begin_http2_is_heard_when_its_caller_speaks_another_protocol() {
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let port = echo(settings);
+    let gateway = Gateway::start(&(limit(1, "1h", FULL) + &format!("[access]\nconnect_ports = [{port}]\n")));
+    let mut inside = tunnel(&gateway, &format!("127.0.0.1:{port}"));
+    assert_eq!(inside.send("\0\u{1}\u{2}").bytes(12), [&settings[..], b"\0\x01\x02"].concat());
+}
+
+#[test]
+fn a_server_that_says_less_than_tells_its_protocol_is_heard() {
+    let port = echo(b"\0\0");
+    let gateway = Gateway::start(&format!("{UNLIMITED}[access]\nconnect_ports = [{port}]\n"));
+    assert_eq!(tunnel(&gateway, &format!("127.0.0.1:{port}")).bytes(2), b"\0\0");
 }
 
 #[test]

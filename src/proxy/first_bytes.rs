@@ -177,8 +177,6 @@ impl HelloGuard {
         }
         match first_line(bytes) {
             FirstLine::Incomplete => None,
-            // A server of HTTP/2 may speak first (RFC 9113 §3.4), so that part of its connection has passed already.
-            FirstLine::Http if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Some(FirstBytes::Pass),
             FirstLine::Http => Some(FirstBytes::Http),
             // A further proxy, which opens the tunnel to the origin.
             FirstLine::Connect | FirstLine::Other => Some(FirstBytes::Pass),

@@ -3,8 +3,8 @@
 //!
 //! The gateway reads no byte of a tunnel but the first ones, which a guard checks after a CONNECT: a
 //! ClientHello, or the line of a request. Bytes that the caller sends before that check has ended are
-//! held back; bytes of the origin are not. Plain HTTP ends the relay: its requests are served one by
-//! one.
+//! held back; bytes of the origin are not, unless they are a preface of HTTP/2. Plain HTTP ends the
+//! relay: its requests are served one by one.
 //!
 //! A clean end (FIN) of one side is forwarded, and the other direction goes on. An error on either
 //! side resets both connections, so that no peer takes a broken tunnel for a complete one.
@@ -29,6 +29,12 @@ use crate::wire::{Conn, Length};
 /// Clients that ask for a tunnel have a request for it already; a second spans a round trip over any
 /// link.
 pub(super) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Method of the line that begins HTTP/2 (RFC 9113 §3.4), reserved for it.
+const HTTP2_METHOD: &[u8] = b"PRI ";
+
+/// Length of the header of a frame of HTTP/2 (RFC 9113 §4.1).
+const FRAME_HEADER: usize = 9;
 
 /// Relays bytes both ways until both sides have ended (half-close is forwarded), one breaks, or nothing has moved for
 /// `tunnel_idle` of its timeouts.
@@ -80,8 +86,12 @@ pub(super) async fn deny(session: &mut Session, log: &mut RequestLog, host: &str
 /// the first of them. `None` if the caller does not take the 200.
 async fn enter(session: &mut Session, tunnel: Tunnel, guard: HelloGuard, mut log: RequestLog) -> Option<Protocol> {
     let (within, upstream) = guard.into_http();
+    // An origin whose caller has prior knowledge of HTTP/2 has begun it on this connection, or will: it is closed.
+    let is_http1 = tunnel.origin.input.is_empty() && !session.conn.input.bytes().starts_with(HTTP2_METHOD);
     if let Some(unused) = tunnel.into_unused() {
-        session.worker.pool.keep(&upstream, unused);
+        if is_http1 {
+            session.worker.pool.keep(&upstream, unused);
+        }
         log.claimed(session, &Claims::default());
     }
     log.carries_http();
@@ -219,14 +229,62 @@ impl Relay {
 
     /// Ready when both sides have ended, or one broke.
     fn poll_both(&mut self, cx: &mut Context<'_>, caller: &mut Conn) -> Poll<Result<(), BodyError>> {
+        let is_held = self.holds_server(cx)?;
         let origin = &mut self.tunnel.origin;
         let there = match self.tunnel.guard {
             None => self.out.poll(cx, caller, origin, &self.back)?,
             Some(_) => Poll::Pending,
         };
-        let here = self.back.poll(cx, origin, caller, &self.out)?;
+        let here = if is_held {
+            // The caller waits for the 200 before it begins.
+            let _flushed = caller.poll_flush(cx).map_err(BodyError::Sink)?;
+            Poll::Pending
+        } else {
+            self.back.poll(cx, origin, caller, &self.out)?
+        };
         if there.is_ready() && here.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
+}
+
+impl Relay {
+    /// True while bytes of the server are held back: they begin HTTP/2, in which servers may speak first
+    /// (RFC 9113 §3.4), and the caller may begin it, too.
+    ///
+    /// Without a bound, as clients of HTTP/2 do not wait for them. Fewer bytes than tell are held until
+    /// the slots settle.
+    ///
+    /// # Errors
+    /// Those of the server's connection.
+    fn holds_server(&mut self, cx: &mut Context<'_>) -> Result<bool, BodyError> {
+        if !self.may_be_http() || self.back.bytes.moved > 0 {
+            return Ok(false);
+        }
+        let is_counted = self.tunnel.is_counted();
+        let origin = &mut self.tunnel.origin;
+        while may_be_server_preface(origin.input.bytes()) {
+            if origin.input.bytes().len() >= FRAME_HEADER {
+                return Ok(true);
+            }
+            match origin.poll_fill(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) => return Ok(false),
+                Poll::Ready(Err(error)) => return Err(BodyError::Source(Some(error))),
+                Poll::Pending => return Ok(!origin.input.is_empty() && !is_counted),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// True if these bytes are the start of a server's preface of HTTP/2: a frame SETTINGS (RFC 9113 §3.4),
+/// shorter than 64 KiB, without flags, for the connection as a whole.
+fn may_be_server_preface(bytes: &[u8]) -> bool {
+    let is_it = |(at, byte): (usize, &u8)| match at {
+        1 | 2 => true,
+        3 => *byte == 4,
+        _ => *byte == 0,
+    };
+    bytes.iter().take(FRAME_HEADER).enumerate().all(is_it)
 }
 
 /// The end of a tunnel.
