@@ -23,7 +23,8 @@ use super::session::Session;
 use super::wait::{self, Granted};
 use super::wait_prefs;
 use crate::gate::{Answer, Patience, Permit, Refused};
-use crate::locker::{AskKind, Claim, Key};
+use crate::locker::{AskKind, Claim, Key, RefusalReason, Sorry};
+use crate::time::Time;
 
 /// Most permits of one request that may come too late. The request has its connection by then, so
 /// each takes 250 ms of delay elsewhere: in the store, in the gateway, or in an origin that breaks
@@ -147,7 +148,11 @@ pub(super) async fn ask(
                 log.add_wait(asked_at, session.worker.snapshot.gate.clock().now());
                 match decided? {
                     // A pause of its credential began meanwhile: it waits for that, too, from its old place.
-                    Ok(_) if is_outdated(session, claimant, &asked, pauses) => {}
+                    Ok(_) if is_outdated(session, claimant, &asked, pauses) => {
+                        if let Some(refused) = pause_beyond_wait(session, claimant, prefs, log.started) {
+                            return Err(session.worker.snapshot.refusal(refused).into());
+                        }
+                    }
                     Ok(granted) => return Ok(granted),
                     Err(Refused::Reask) => claimant.claim_again(session, log)?,
                     Err(refused) => return Err(session.worker.snapshot.refusal(refused).into()),
@@ -172,7 +177,7 @@ fn claims_in_force(session: &Session, claimant: &impl Claimant) -> SmallVec<[Cla
         claims.extend_from_slice(of_one);
         claims.extend(of_one.iter().filter_map(|claim| {
             let credential = || claimant.credential(session, claim);
-            let key = snapshot.pauses.paused_credential(claim.limit, claim.key, now, credential)?;
+            let (key, _) = snapshot.pauses.paused_credential(claim.limit, claim.key, now, credential)?;
             Some(Claim { key, ..*claim })
         }));
     }
@@ -184,6 +189,24 @@ fn claims_in_force(session: &Session, claimant: &impl Claimant) -> SmallVec<[Cla
 fn is_outdated(session: &Session, claimant: &impl Claimant, asked: &[Claim], pauses: u64) -> bool {
     let is_changed = session.worker.snapshot.pauses.changes() != pauses;
     is_changed && claims_in_force(session, claimant).iter().any(|claim| !asked.contains(claim))
+}
+
+/// Refusal of a request that has waited since `arrived`, and whose credential now pauses for longer than
+/// it may wait. `None`: it can go in time.
+///
+/// A request that asks for the first time is refused by its forecast; the gate lets one that has
+/// waited stay to the end of its time.
+fn pause_beyond_wait(session: &Session, claimant: &impl Claimant, prefs: Patience, arrived: Time) -> Option<Refused> {
+    let snapshot = &session.worker.snapshot;
+    let (now, limits) = (snapshot.gate.clock().now(), snapshot.gate.limits());
+    claimant.claims().claims.iter().find_map(|claim| {
+        let limit = limits.get(claim.limit.0 as usize).filter(|limit| !limit.dry_run)?;
+        let credential = || claimant.credential(session, claim);
+        let (_, until) = snapshot.pauses.paused_credential(claim.limit, claim.key, now, credential)?;
+        let longest = prefs.max_wait.map_or(limit.max_wait, |own| own.min(limit.max_wait));
+        let sorry = Sorry { reason: RefusalReason::TooLong, limit: claim.limit, until, exact: false };
+        (until > arrived + longest).then_some(Refused::Sorry(sorry))
+    })
 }
 
 /// Obtains another permit after one that came too late to be used; the request keeps its place in

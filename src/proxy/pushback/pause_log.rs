@@ -115,17 +115,20 @@ impl PauseLog {
         Pause { key: credential.unwrap_or(key), length }
     }
 
-    /// Window of a credential that is paused for now, in which its requests must take a slot, too.
-    /// `credential`: computes that of the request.
+    /// Window of a credential that is paused for now, in which its requests must take a slot, too, and
+    /// the end of its pause. `credential`: computes that of the request.
     pub(in crate::proxy) fn paused_credential(
         &self,
         limit: LimitId,
         key: Key,
         now: Time,
         credential: impl FnOnce() -> Option<Key>,
-    ) -> Option<Key> {
-        let paused = self.lock().get(&(limit, key)).filter(|pauses| pauses.until > now)?.credential?;
-        credential().filter(|credential| *credential == paused)
+    ) -> Option<(Key, Time)> {
+        let (paused, until) = match self.lock().get(&(limit, key)) {
+            Some(pauses) if pauses.until > now => (pauses.credential?, pauses.until),
+            Some(_) | None => return None,
+        };
+        credential().filter(|credential| *credential == paused).map(|credential| (credential, until))
     }
 
     /// A poisoned lock is used on: no entry is half changed, since each is replaced as a whole.
@@ -165,6 +168,8 @@ mod tests {
         assert_eq!(record(&log, Signal::For(60 * SECOND), Some(1), at(0)), (1, 60));
         assert!(log.is_active(at(59)) && log.changes() == 1);
         assert!(paused(&log, 1, at(59)) && !paused(&log, 2, at(59)));
+        let found = log.paused_credential(WINDOW.0, WINDOW.1, at(59), || Some(Key(1)));
+        assert_eq!(found, Some((Key(1), at(60))));
         assert!(!paused(&log, 1, at(60)) && !log.is_active(at(60)));
     }
 
