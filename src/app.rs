@@ -42,6 +42,7 @@ use self::upgrade::UpgradeCommand;
 use crate::admin::AdminCommand;
 use crate::config::Settings;
 use crate::gate::{journal, takeover};
+use crate::log::error_chain;
 use crate::proxy::{self, Shared};
 
 /// Time for the last lines of the access log at exit. A choice: a reader that works takes them at
@@ -317,7 +318,10 @@ impl RunningGateway {
         let new_process = spawn_blocking(move || new_process.wait());
         tokio::select! {
             _ = self.signals.next_stop() => {}
-            status = new_process => tracing::error!(?status, "the process that took over has ended"),
+            status = new_process => match status {
+                Ok(Ok(status)) => tracing::error!(%status, "the process that took over has ended"),
+                Ok(Err(_)) | Err(_) => tracing::error!("the process that took over has ended"),
+            },
             empty = timeout(LAME_DUCK_TIMEOUT, drain.wait_closed()) => {
                 if empty.is_ok() {
                     tracing::info!("all connections are closed");
@@ -367,12 +371,6 @@ async fn next_command(admin: &mut Option<AdminListener>) -> AdminCommand {
         },
         None => std::future::pending().await,
     }
-}
-
-/// Formats an error with its sources: `outer: inner: innermost`.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |source| source.source());
-    sources.fold(error.to_string(), |chain, source| format!("{chain}: {source}"))
 }
 
 /// A task that is aborted when its owner is dropped.

@@ -8,6 +8,7 @@
 //! Order of the sources: `RUST_LOG` wins for the whole life of the process; else the level of
 //! `proxy.toml` applies, and a reload changes it ([`set_level`]).
 
+use std::error::Error;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
@@ -62,6 +63,15 @@ pub fn set_level(level: LevelFilter) {
     }
 }
 
+/// An error and its causes in one line. A cause that an error before it repeats in its own text is
+/// left out.
+pub fn error_chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (**cause).source());
+    causes.map(|cause| cause.to_string()).fold(error.to_string(), |chain, cause| {
+        if chain.contains(&cause) { chain } else { format!("{chain}: {cause}") }
+    })
+}
+
 /// Returns the filter of these directives (`RUST_LOG`), or of `level` if they are empty or invalid;
 /// with the error if they are invalid.
 fn filter(directives: &str, level: LevelFilter) -> (EnvFilter, Option<String>) {
@@ -98,6 +108,22 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Failure {
+        #[error("cannot read it")]
+        Plain(#[source] std::io::Error),
+        #[error("cannot read it: {0}; let this user read it")]
+        Repeating(#[source] std::io::Error),
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::from_raw_os_error(13);
+        let told = "cannot read it: Permission denied (os error 13)";
+        assert_eq!(error_chain(&Failure::Plain(cause())), told);
+        assert_eq!(error_chain(&Failure::Repeating(cause())), format!("{told}; let this user read it"));
+    }
 
     #[test]
     fn rust_log_goes_before_the_level_of_the_file() {

@@ -180,3 +180,14 @@ fn a_process_that_cannot_read_the_locks_does_not_take_over() {
     let statuses: Vec<u16> = (0..3).map(|n| gateway.get(&origin.url(&format!("/{n}"))).status).collect();
     assert_eq!(statuses, [200, 200, 429], "the old one goes on");
 }
+
+#[test]
+fn a_state_folder_in_use_is_told_with_its_place_its_holder_and_how_a_gateway_of_exec_ends() {
+    let gateway = Gateway::start(&short());
+    let state = gateway.dir.path().join("state");
+    let holder = std::fs::read_to_string(state.join("lock")).unwrap();
+    let told = fails(&gateway.dir, &format!("[listen]\nproxy = \"127.0.0.1:0\"\n{}", short()));
+    let used = format!("the state folder {} is in use by another gateway (process {})", state.display(), holder.trim());
+    assert!(told.contains(&used), "{used}: {told}");
+    assert!(told.contains("`lockgate exec` ends by itself within a minute"), "{told}");
+}

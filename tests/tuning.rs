@@ -65,7 +65,8 @@ fn a_limit_is_tuned_while_requests_wait_and_saved_with_nothing_else_changed() {
     assert_eq!(saved.status, 200, "{}", saved.raw);
     let wanted = before.replace("requests = 1 ", "requests = 2 ").replace("\"12h\"\n", "\"12h\"\ndry_run = false\n");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), wanted);
-    gateway.complains("tuned limit=\"paid\"");
+    gateway.complains("tuned limit=\"paid\" edits=");
+    gateway.complains("requests = 2");
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use super::error_chain;
 use super::reload::Reloader;
 use crate::admin::{AdminCommand, CommandError};
 use crate::config;
 use crate::config::edit::{Edit, edit_limit};
+use crate::log::error_chain;
 
 impl Reloader {
     /// Runs a command of the admin API, and sends its result back.
@@ -46,7 +46,8 @@ impl Reloader {
         let settings = settings.map_err(|error| invalid(&error))?.map_err(|error| invalid(&error))?;
         let lines = self.apply(&mut in_force, settings).await.map_err(|error| invalid(&error))?;
         lines.iter().for_each(|line| tracing::info!("{line}"));
-        tracing::info!(limit, ?edits, "tuned");
+        let edits: Vec<String> = edits.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        tracing::info!(limit, edits = %edits.join(", "), "tuned");
         Ok(lines)
     }
 

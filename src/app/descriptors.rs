@@ -14,9 +14,9 @@ const UNLIMITED: u64 = 1 << 20;
 
 /// Raises the soft limit of open files to the hard limit: each request takes two descriptors.
 pub(super) fn raise() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Rlimit { current: _, maximum } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, ?current, "the limit of open files cannot be raised");
+        tracing::warn!(%error, open_files = open_files(), "the limit of open files cannot be raised");
     }
 }
 

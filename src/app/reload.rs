@@ -15,7 +15,7 @@ use self::changes::OtherChanges;
 use super::bound_listeners::Listeners;
 use super::listen_error::ListenError;
 use super::worker_pool::WorkerPool;
-use super::{descriptors, error_chain, systemd};
+use super::{descriptors, systemd};
 use crate::config::{self, Settings};
 use crate::gate::WaiterPolicy;
 use crate::locker::{Limit, ReloadSummary};
@@ -109,7 +109,7 @@ impl Reloader {
                 Ok(lines)
             }
             Err(error) => {
-                let why = error_chain(&error);
+                let why = log::error_chain(&error);
                 tracing::error!(file = %self.path.display(), "not reloaded, nothing has changed: {why}");
                 Err(why)
             }

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config;
+use crate::log::error_chain;
 
 /// Paths that are tried for the configuration if none is given, in this order.
 const DEFAULT_PATHS: [&str; 3] = ["proxy.toml", "config/proxy.toml", "/etc/lockgate/proxy.toml"];
@@ -161,13 +162,7 @@ fn load_settings(config_arg: Option<&Path>) -> Option<(PathBuf, config::Settings
 ///
 /// For instance `lockgate: cannot read proxy.toml: No such file or directory (os error 2)`.
 fn print_error(error: &dyn Error) {
-    let mut text = format!("lockgate: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    eprintln!("{text}");
+    eprintln!("lockgate: {}", error_chain(error));
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! requests = 5   # per contract     Edit::Number(50) ->  requests = 50   # per contract
 //! ```
 
+use std::fmt;
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
@@ -29,6 +30,19 @@ pub enum Edit {
     Text(String),
     /// A list of strings.
     List(Vec<String>),
+}
+
+impl fmt::Display for Edit {
+    /// Formats the value as the file writes it, for logs.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Edit::Default => out.write_str("default"),
+            Edit::Number(number) => write!(out, "{number}"),
+            Edit::Flag(flag) => write!(out, "{flag}"),
+            Edit::Text(text) => write!(out, "{text:?}"),
+            Edit::List(list) => write!(out, "{list:?}"),
+        }
+    }
 }
 
 /// Reason why a limit cannot be edited.

@@ -144,7 +144,7 @@ impl Listener {
                 }
                 Err(error) => {
                     if self.backoff.is_new() {
-                        tracing::error!(listener = %self.addr, %error, "cannot accept connections, pausing");
+                        tracing::error!(listener = %self.addr, %error, "cannot accept connections, pausing; if descriptors have run out, raise their limit (LimitNOFILE, ulimit -n)");
                     }
                     if let Some(on_exhausted) = &self.on_exhausted {
                         on_exhausted();

@@ -86,8 +86,9 @@ pub enum Error {
     },
     /// Another gateway uses the folder.
     #[error(
-        "the state folder {} is in use by another gateway{}: two would allow twice as many requests. Stop that one, or give this one a \
-         folder of its own in [state] dir", dir.display(), holder.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
+        "the state folder {} is in use by another gateway{}: two would allow twice as many requests. Stop that one (one of \
+         `lockgate exec` ends by itself within a minute after its last program), or give this one a folder of its own in \
+         [state] dir", absolute(dir).display(), holder.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
     Held {
         /// Path of the folder.
@@ -138,11 +139,18 @@ impl Error {
 
 /// Describes the state folder, or the file in it, for a message.
 fn named(path: &Path) -> String {
+    let path = absolute(path);
     let file = path.file_name().and_then(OsStr::to_str).filter(|name| FILES.contains(name));
     match (file, path.parent()) {
         (Some(file), Some(dir)) => format!("{file} in the state folder {}", dir.display()),
         _ => format!("the state folder {}", path.display()),
     }
+}
+
+/// Path from the root, since a relative one means little in the log of a service. As given if the
+/// working directory is unknown.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Remedy for a folder that cannot be used.
