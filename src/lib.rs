@@ -24,8 +24,9 @@
 //! `listener → workers → connection → exchange { admit → permit → attempt → response } → request
 //! log`: each arrow downwards once.
 //!
-//! [`net::listen`] accepts the connection, which reads the request's head ([`wire::head`]). The
-//! exchange carries it in four steps. Admission: [`proxy::target`] (where to), [`proxy::access`]
+//! [`net::listen`] accepts the connection, which reads the request's head ([`wire::head`]). Before
+//! it, a balancer may tell the caller's address ([`wire::proxy_header`]). The exchange carries the
+//! request in four steps. Admission: [`proxy::target`] (where to), [`proxy::access`]
 //! (may this caller), [`proxy::claims`] (the windows that count it). Permit: [`gate::Gate::ask`],
 //! at once or after a wait. Attempt: a connection to the origin, and `send`, the only door out,
 //! which takes the permit by value. Then the response is forwarded. Any failure leaves as a

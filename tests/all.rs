@@ -45,6 +45,7 @@ mod page; // the dashboard, in a browser
 mod plain_tunnels; // plain HTTP in a tunnel is counted as if it had come without one
 mod program_settings; // programs whose roots stand in a configuration of their own
 mod programs; // those that find their proxy each in a way of its own
+mod proxy_protocol; // the caller that a listed balancer tells before the first byte
 mod pushback; // the origin's own 429
 mod refusals; // every answer of the gateway's own
 mod reload; // the file is read again under load

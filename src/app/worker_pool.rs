@@ -1,7 +1,6 @@
 //! Worker pool: one runtime per core that serves connections, each with its own connections to
 //! origins.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -19,10 +18,10 @@ use super::new_runtime;
 use crate::net::connection_limit::{ConnToken, ConnectionLimit};
 use crate::net::drain::{ConnGuard, Drain};
 use crate::net::listen::Listener;
-use crate::net::listener_stats::{ConnRejectReason, ListenerStats};
+use crate::net::listener_stats::ListenerStats;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::task_pool::{NewTask, TaskPool};
-use crate::proxy::{ConnectionServer, CurrentSnapshot, Shared, Worker};
+use crate::proxy::{ConnAdmission, ConnectionServer, CurrentSnapshot, Shared, Worker};
 
 /// Maximum number of idle tasks that each worker keeps for the next connections, some 5 KiB each.
 /// Measured: a new task takes 2 of the 100 µs that a short connection takes.
@@ -36,12 +35,12 @@ pub(super) struct WorkerPool {
     drain: Drain,
     /// Bounds open connections, of all callers and of one.
     limit: ConnectionLimit,
-    /// The configuration in force, for `[access] allow_from`.
+    /// Decides which connections are served.
+    admission: Arc<ConnAdmission>,
+    /// The configuration in force, by which it decides.
     current: Arc<CurrentSnapshot>,
     /// Knows the connection pools of all workers.
     metrics: Arc<Metrics>,
-    /// True after the log has named a peer that `[access] allow_from` does not contain.
-    warned_not_allowed: Cell<bool>,
 }
 
 /// One worker, as seen by the thread that accepts connections.
@@ -64,8 +63,8 @@ enum Inbox {
 struct AcceptedConn {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Address of the listener that accepted it.
-    listener: SocketAddr,
+    /// Counters of the listener that accepted it.
+    listener: Arc<ListenerStats>,
     load: LoadGuard,
     /// Held in the process's count of open connections.
     guard: ConnGuard,
@@ -101,14 +100,17 @@ impl WorkerPool {
     /// If the system gives no thread or no runtime.
     pub(super) fn start(proxy: &Arc<CurrentSnapshot>, shared: &Shared) -> io::Result<WorkerPool> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let mut workers = vec![WorkerHandle::new(Inbox::Local(LocalQueue::new(Worker::new(proxy))))];
+        let admission = Arc::new(ConnAdmission::new(shared.connections.clone()));
+        let local = LocalQueue::new(Worker::new(proxy), Arc::clone(&admission));
+        let mut workers = vec![WorkerHandle::new(Inbox::Local(local))];
         for index in 1..cores {
-            workers.push(WorkerHandle::new(Inbox::Remote(spawn_worker(index, Arc::clone(proxy))?)));
+            let inbox = spawn_worker(index, Arc::clone(proxy), Arc::clone(&admission))?;
+            workers.push(WorkerHandle::new(Inbox::Remote(inbox)));
         }
         tracing::debug!(runtimes = cores, "runtimes started");
         let current = Arc::clone(proxy);
         let (drain, limit, metrics) = (shared.drain.clone(), shared.connections.clone(), Arc::clone(&shared.metrics));
-        Ok(WorkerPool { workers, drain, limit, current, metrics, warned_not_allowed: Cell::default() })
+        Ok(WorkerPool { workers, drain, limit, admission, current, metrics })
     }
 
     /// Counters of a new listener at `address`.
@@ -144,21 +146,11 @@ impl WorkerPool {
     }
 
     /// Gives a connection to a worker. Closes it instead, without reading a byte, if `[access]
-    /// allow_from` does not contain its peer or too many connections are open.
+    /// allow_from` does not contain its peer or too many connections are open; if it must begin with
+    /// a PROXY header, the worker decides on that.
     pub(super) fn dispatch(&self, stream: TcpStream, peer: SocketAddr, stats: &Arc<ListenerStats>) {
-        if !self.current.snapshot().may_connect_from(peer.ip()) {
-            stats.count_rejected(ConnRejectReason::NotAllowed);
-            // The first may be a mistake in the file; warnings for all further ones would let strangers fill the log.
-            if self.warned_not_allowed.replace(true) {
-                tracing::debug!(%peer, listener = %stats.address, "closed: its address is not in [access] allow_from");
-            } else {
-                tracing::warn!(%peer, listener = %stats.address, "closed: its address is not in [access] allow_from; further ones are counted");
-            }
-            return;
-        }
-        match self.limit.try_acquire(peer.ip()) {
-            Some(token) => self.assign(stream, peer, token, stats),
-            None => stats.count_rejected(ConnRejectReason::TooMany),
+        if let Some(token) = self.admission.accept(&self.current.snapshot(), peer, stats) {
+            self.assign(stream, peer, token, stats);
         }
     }
 
@@ -168,7 +160,7 @@ impl WorkerPool {
         let fewest = self.workers.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
         let Some(worker) = fewest else { return };
         let (load, guard) = (worker.load_guard(), self.drain.conn_guard_by(stats));
-        let conn = AcceptedConn { stream, peer, listener: stats.address, load, guard, token };
+        let conn = AcceptedConn { stream, peer, listener: Arc::clone(stats), load, guard, token };
         match &worker.inbox {
             Inbox::Local(queue) => queue.push(conn),
             Inbox::Remote(inbox) => {
@@ -186,14 +178,18 @@ impl WorkerPool {
 ///
 /// # Errors
 /// If the system gives no thread or no runtime.
-fn spawn_worker(index: usize, proxy: Arc<CurrentSnapshot>) -> io::Result<mpsc::UnboundedSender<AcceptedConn>> {
+fn spawn_worker(
+    index: usize,
+    proxy: Arc<CurrentSnapshot>,
+    admission: Arc<ConnAdmission>,
+) -> io::Result<mpsc::UnboundedSender<AcceptedConn>> {
     let (inbox, accepted) = mpsc::unbounded_channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let work = move || match new_runtime() {
         Ok(runtime) => {
             // The receiver is gone only if the start was given up; then `accepted` is closed, too.
             ready.send(Ok(())).ok();
-            runtime.block_on(run_worker(proxy, accepted));
+            runtime.block_on(run_worker(proxy, admission, accepted));
             runtime.shutdown_background();
         }
         Err(error) => drop(ready.send(Err(error))),
@@ -204,8 +200,12 @@ fn spawn_worker(index: usize, proxy: Arc<CurrentSnapshot>) -> io::Result<mpsc::U
 }
 
 /// Serves the connections of an inbox until the pool is dropped.
-async fn run_worker(proxy: Arc<CurrentSnapshot>, mut accepted: mpsc::UnboundedReceiver<AcceptedConn>) {
-    let queue = LocalQueue::new(Worker::new(&proxy));
+async fn run_worker(
+    proxy: Arc<CurrentSnapshot>,
+    admission: Arc<ConnAdmission>,
+    mut accepted: mpsc::UnboundedReceiver<AcceptedConn>,
+) {
+    let queue = LocalQueue::new(Worker::new(&proxy), admission);
     while let Some(conn) = accepted.recv().await {
         queue.push(conn);
     }
@@ -215,12 +215,13 @@ async fn run_worker(proxy: Arc<CurrentSnapshot>, mut accepted: mpsc::UnboundedRe
 /// Queue of accepted connections on a worker's own thread, and the tasks that serve them.
 struct LocalQueue {
     worker: Worker,
+    admission: Arc<ConnAdmission>,
     tasks: TaskPool<AcceptedConn>,
 }
 
 impl LocalQueue {
-    fn new(worker: Worker) -> Rc<LocalQueue> {
-        Rc::new(LocalQueue { worker, tasks: TaskPool::new(MAX_IDLE_TASKS) })
+    fn new(worker: Worker, admission: Arc<ConnAdmission>) -> Rc<LocalQueue> {
+        Rc::new(LocalQueue { worker, admission, tasks: TaskPool::new(MAX_IDLE_TASKS) })
     }
 
     /// Gives the connection to an idle task, or to a new one.
@@ -234,11 +235,11 @@ impl LocalQueue {
 /// Loop of a task: registers a connection with the runtime, serves it until it is closed, and takes
 /// the next one.
 async fn serve_loop(queue: Rc<LocalQueue>, task: NewTask) {
-    let mut server = ConnectionServer::new(queue.worker.clone());
+    let mut server = ConnectionServer::new(queue.worker.clone(), Arc::clone(&queue.admission));
     while let Some(conn) = poll_fn(|cx| queue.tasks.poll_take(task, cx)).await {
-        let AcceptedConn { stream, peer, listener, load, guard, token } = conn;
+        let AcceptedConn { stream, peer, listener, load, guard, mut token } = conn;
         match tokio::net::TcpStream::from_std(stream) {
-            Ok(stream) => server.serve(stream, peer, listener).await,
+            Ok(stream) => server.serve(stream, peer, &listener, &mut token).await,
             Err(error) => tracing::warn!(%error, "an accepted connection could not be registered with the runtime"),
         }
         drop((load, guard, token));

@@ -36,17 +36,17 @@ const PRIVATE_NAMES: [&str; 12] = [
     "svc",
 ];
 
-/// Hosts that can reach a listener of the proxy.
+/// Hosts that can reach a listener of the proxy, by themselves or through a balancer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Exposure {
-    /// This machine alone: every listener is on a loopback address.
+    /// This machine alone: every listener is on a loopback address, and no balancer is in front.
     Loopback,
-    /// Other machines too: at least one listener is not.
+    /// Other machines too.
     Network,
 }
 
 impl Exposure {
-    /// Exposure of these listening addresses together.
+    /// Exposure of these listening addresses together, without a balancer.
     pub(super) fn of(listen: &[SocketAddr]) -> Exposure {
         if listen.iter().all(|addr| addr.ip().is_loopback()) { Exposure::Loopback } else { Exposure::Network }
     }

@@ -22,6 +22,7 @@
 
 mod access_schema;
 mod address_rules;
+mod balancer_schema;
 mod checked_settings;
 mod duration;
 pub mod edit;

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::access_schema::AccessSection;
+use super::balancer_schema::BalancerKeys;
 use super::limit_schema::LimitSection;
 use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSection, StateSection, TraceSection};
 use super::store_schema::StoreSection;
@@ -73,6 +74,8 @@ pub(super) struct ListenSection {
     pub(super) max_connections_per_address: Setting<u32>,
     /// Certificate for callers that speak TLS. Default: TLS is off.
     pub(super) tls: CertPair,
+    /// Balancers that callers come through. Default: none.
+    pub(super) balancers: BalancerKeys,
 }
 
 /// A certificate and its private key.
@@ -179,6 +182,7 @@ impl ListenSection {
             max_connections: table.get("max_connections", |v| v.number(1..=MOST_CONNECTIONS)),
             max_connections_per_address: table.get("max_connections_per_address", |v| v.number(1..=MOST_CONNECTIONS)),
             tls: table.inline_table("tls", "{ cert = \"gateway.pem\", key = \"gateway.key\" }", CertPair::read),
+            balancers: BalancerKeys::read(table),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::schema::{ConfigFile, RouteSection};
 use super::timeouts_schema::TimeoutsForSection;
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
-use super::{address_rules, folders, limit_check, lint, listeners, store_check, tls_check, users};
+use super::{address_rules, balancer_schema, folders, limit_check, lint, listeners, store_check, tls_check, users};
 use crate::gate::{self, journal};
 use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
@@ -45,8 +45,9 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     let listen = listen(&file.listen.proxy);
     listeners::check(&file, reports);
     let connections = connections(&file, reports);
-    let exposure = Exposure::of(&listen);
+    let exposure = if file.listen.balancers.name_any() { Exposure::Network } else { Exposure::of(&listen) };
     check_open(&file, exposure, reports);
+    let balancers = balancer_schema::check(&file.listen.balancers, &file.access, reports);
     lint::lint(&file, reports);
     let dial = address_rules::check(&file, &listen, exposure, reports);
     let access = access(&file.access, exposure, folder, reports);
@@ -92,6 +93,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
                 idle_timeout: file.timeouts.common.idle,
                 response_head: file.response_head,
             },
+            balancers,
             timeouts: file.timeouts.check(reports),
             own: listen.clone(),
             warnings: Arc::default(),

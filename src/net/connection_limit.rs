@@ -72,8 +72,9 @@ struct BlockConns {
 #[derive(Debug)]
 pub struct ConnToken {
     shared: Arc<SharedLimit>,
-    /// Block that it was counted under; a changed prefix length does not move it.
-    block: IpNet,
+    /// Block that it was counted under; a changed prefix length does not move it. `None`: it counts
+    /// in all only, as its address is not known yet.
+    block: Option<IpNet>,
 }
 
 impl ConnectionLimit {
@@ -141,21 +142,77 @@ impl ConnectionLimit {
     /// its last connection has ended.
     pub fn try_acquire(&self, address: IpAddr) -> Option<ConnToken> {
         let mut state = self.shared.lock();
-        let block = state.settings.ipv6_prefix.block(address);
-        let most = state.settings.max_per_address(self.shared.max_total(&state), address);
-        let held = state.by_block.entry(block).or_default();
-        if held.connections < most {
-            held.connections += 1;
-            state.open += 1;
-            return Some(ConnToken { shared: Arc::clone(&self.shared), block });
+        match state.count_in_block(&self.shared, address) {
+            Ok(block) => {
+                state.open += 1;
+                Some(ConnToken { shared: Arc::clone(&self.shared), block: Some(block) })
+            }
+            Err(refused) => {
+                drop(state);
+                refused.log(address);
+                None
+            }
         }
-        let is_new = !std::mem::replace(&mut held.is_logged, true);
-        drop(state);
-        if is_new {
-            let max_connections_per_address = most;
+    }
+
+    /// A token for a connection whose address is not known yet; counts it in all.
+    pub fn acquire_unidentified(&self) -> ConnToken {
+        self.shared.lock().open += 1;
+        ConnToken { shared: Arc::clone(&self.shared), block: None }
+    }
+}
+
+impl ConnToken {
+    /// True once the connection counts for its address.
+    pub fn is_identified(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// Counts a connection for its address, which has become known. False if the address is at its
+    /// limit, which is logged as by [`ConnectionLimit::try_acquire`]; the connection must end then.
+    ///
+    /// The first address counts.
+    pub fn identify(&mut self, address: IpAddr) -> bool {
+        if self.block.is_none() {
+            let counted = self.shared.lock().count_in_block(&self.shared, address);
+            match counted {
+                Ok(block) => self.block = Some(block),
+                Err(refused) => refused.log(address),
+            }
+        }
+        self.block.is_some()
+    }
+}
+
+/// Refusal of a connection, as its address is at its limit.
+struct AddressFull {
+    /// That limit.
+    most: usize,
+    /// True for the first one of its block.
+    is_new: bool,
+}
+
+impl AddressFull {
+    /// Logs the first refusal of a block.
+    fn log(self, address: IpAddr) {
+        if self.is_new {
+            let max_connections_per_address = self.most;
             tracing::warn!(%address, max_connections_per_address, "connection closed, its address is at its connection limit; further ones are only counted");
         }
-        None
+    }
+}
+
+impl ConnCounts {
+    /// Counts a connection for the block of its address, which is returned.
+    fn count_in_block(&mut self, shared: &SharedLimit, address: IpAddr) -> Result<IpNet, AddressFull> {
+        let block = self.settings.ipv6_prefix.block(address);
+        let most = self.settings.max_per_address(shared.max_total(self), address);
+        let held = self.by_block.entry(block).or_default();
+        if held.connections < most {
+            held.connections += 1;
+            return Ok(block);
+        }
+        Err(AddressFull { most, is_new: !std::mem::replace(&mut held.is_logged, true) })
     }
 }
 
@@ -194,7 +251,9 @@ impl Drop for ConnToken {
             // At the limit every connection that ends admits another one. The shortage is over only when half of them have
             // ended.
             state.is_short &= state.open > self.shared.max_total(&state) / 2;
-            if let Entry::Occupied(mut held) = state.by_block.entry(self.block) {
+            if let Some(block) = self.block
+                && let Entry::Occupied(mut held) = state.by_block.entry(block)
+            {
                 held.get_mut().connections -= 1;
                 if held.get().connections == 0 {
                     held.remove();
@@ -231,6 +290,21 @@ mod tests {
         drop(held);
         assert!(take(&limit, "192.0.2.1").is_some());
         drop(other);
+        assert!(limit.shared.lock().by_block.is_empty() && limit.shared.lock().open == 0);
+    }
+
+    #[test]
+    fn a_connection_counts_in_all_before_its_address_is_known_and_for_that_from_then_on() {
+        let limit = limit(3, Some(1));
+        let mut unknown: Vec<_> = (0..3).map(|_| limit.acquire_unidentified()).collect();
+        assert!(!has_capacity(&limit) && !unknown[0].is_identified());
+        assert!(unknown[0].identify("192.0.2.1".parse().unwrap()) && unknown[0].is_identified());
+        assert!(take(&limit, "192.0.2.1").is_none(), "it counts");
+        assert!(!unknown[1].identify("192.0.2.1".parse().unwrap()) && !unknown[1].is_identified());
+        assert!(unknown[1].identify("192.0.2.2".parse().unwrap()));
+        assert!(unknown[1].identify("192.0.2.9".parse().unwrap()), "the first address counts");
+        assert!(take(&limit, "192.0.2.9").is_some());
+        drop(unknown);
         assert!(limit.shared.lock().by_block.is_empty() && limit.shared.lock().open == 0);
     }
 

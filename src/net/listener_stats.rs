@@ -23,15 +23,19 @@ pub struct ListenerStats {
     not_allowed: AtomicU64,
     /// Connections rejected with [`ConnRejectReason::TooMany`].
     too_many: AtomicU64,
+    /// Connections rejected with [`ConnRejectReason::NoProxyHeader`].
+    no_proxy_header: AtomicU64,
 }
 
-/// Reason for closing a connection before anything is read from it.
+/// Reason for closing a connection before anything is read from it, but for its PROXY header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnRejectReason {
-    /// The peer's address is not allowed (`[access] allow_from`).
+    /// The caller's address is not allowed (`[access] allow_from`).
     NotAllowed,
-    /// The peer's address is at its connection limit (`max_connections_per_address`).
+    /// The caller's address is at its connection limit (`max_connections_per_address`).
     TooMany,
+    /// A peer in `proxy_protocol_from` has sent no PROXY header, or a malformed one.
+    NoProxyHeader,
 }
 
 impl ListenerStats {
@@ -43,6 +47,7 @@ impl ListenerStats {
             accepted: AtomicU64::default(),
             not_allowed: AtomicU64::default(),
             too_many: AtomicU64::default(),
+            no_proxy_header: AtomicU64::default(),
         }
     }
 
@@ -58,19 +63,25 @@ impl ListenerStats {
 
     /// Counts a rejected connection.
     ///
-    /// Rejected connections are in no other counter.
+    /// Rejected connections are in no other counter, but for those rejected by or after their PROXY
+    /// header: they were open until then.
     pub fn count_rejected(&self, reason: ConnRejectReason) {
         let count = match reason {
             ConnRejectReason::NotAllowed => &self.not_allowed,
             ConnRejectReason::TooMany => &self.too_many,
+            ConnRejectReason::NoProxyHeader => &self.no_proxy_header,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Number of rejected connections, by the metric's label of the reason.
-    pub fn rejected(&self) -> [(&'static str, u64); 2] {
-        [("not_allowed", &self.not_allowed), ("too_many", &self.too_many)]
-            .map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
+    pub fn rejected(&self) -> [(&'static str, u64); 3] {
+        let counters = [
+            ("not_allowed", &self.not_allowed),
+            ("too_many", &self.too_many),
+            ("no_proxy_header", &self.no_proxy_header),
+        ];
+        counters.map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
     }
 
     /// Marks the listener as closed: no connections are added.

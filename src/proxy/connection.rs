@@ -1,6 +1,6 @@
 //! Connection loop: serves a caller's connection from its first byte to its last, one request after the other.
 //!
-//! Life of a connection: TLS if the listener has it, then heads and exchanges in turn until one
+//! Life of a connection: a PROXY header if a balancer sends it, TLS if the listener has it, then heads and exchanges in turn until one
 //! side ends. Unless TLS has agreed on HTTP/2, the first bytes decide: the preface `PRI * HTTP/2.0`
 //! begins HTTP/2, anything else is HTTP/1. Pipelined requests wait in the read buffer; one exchange
 //! runs at a time.
@@ -11,18 +11,22 @@
 use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::net::TcpStream;
 
+use super::conn_admission::ConnAdmission;
 use super::intercept;
 use super::local_response::refuse_bytes;
 use super::outcome::Outcome;
 use super::refusal::Refusal;
 use super::session::{Protocol, Session};
 use super::worker::Worker;
-use super::{exchange, http2, tunnel};
+use super::{balancers, exchange, http2, tunnel};
+use crate::net::connection_limit::ConnToken;
 use crate::net::drain::ShutdownWatch;
+use crate::net::listener_stats::ListenerStats;
 use crate::tls::accept::FIRST_BYTE;
 use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
@@ -46,37 +50,56 @@ pub struct ConnectionServer {
     session: Session,
     /// Ready when idle connections must close.
     shutdown: ShutdownWatch,
+    /// Decides on connections that begin with a PROXY header.
+    admission: Arc<ConnAdmission>,
 }
 
 impl ConnectionServer {
     /// A server without a connection. Must be called inside the worker's runtime.
-    pub fn new(worker: Worker) -> ConnectionServer {
+    pub fn new(worker: Worker, admission: Arc<ConnAdmission>) -> ConnectionServer {
         let shutdown = worker.snapshot.drain.watch();
         let no_peer = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        ConnectionServer { session: Session::new(worker, no_peer, Stream::closed()), shutdown }
+        ConnectionServer { session: Session::new(worker, no_peer, Stream::closed()), shutdown, admission }
     }
 
-    /// Serves one caller's connection until either side ends it. `listener`: address at which it was accepted.
+    /// Serves one caller's connection until either side ends it. `listener`: counters of the listener that accepted it.
+    /// `token`: its count, which is not identified if it must begin with a PROXY header.
     ///
     /// # Cancel safety
     /// Dropping the future does not close the connection; that happens when the server serves the next one, or is
     /// dropped itself.
-    pub async fn serve(&mut self, stream: TcpStream, peer: SocketAddr, listener: SocketAddr) {
-        let ConnectionServer { session, shutdown } = self;
+    pub async fn serve(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        listener: &ListenerStats,
+        token: &mut ConnToken,
+    ) {
+        let ConnectionServer { session, shutdown, admission } = self;
         session.worker.refresh();
         session.attach(stream, peer);
-        session.loopback = listener.ip().is_loopback();
         session.deadline.set(session.worker.snapshot.timeouts.head);
-        let protocol = match session.worker.snapshot.identity.as_deref().cloned() {
-            Some(identity) => Box::pin(intercept::tls_accept(session, identity)).await,
-            None => Some(Protocol::Http1),
+        let is_admitted = token.is_identified() || {
+            let received = admission.receive_header(session, shutdown, listener, token);
+            Box::pin(received).await
         };
-        if let Some(protocol) = protocol {
-            serve(session, protocol, shutdown).await;
+        if is_admitted {
+            session.loopback = listener.address.ip().is_loopback() && session.peer.ip().is_loopback();
+            if let Some(protocol) = begin(session).await {
+                serve(session, protocol, shutdown).await;
+            }
         }
         // Closes the connection, and the connections to origins that were pinned to it.
         session.conn = Conn::new(Stream::closed());
         session.pinned.reset();
+    }
+}
+
+/// Begins a connection: with the TLS handshake, if the listener has TLS. `None`: it has ended.
+async fn begin(session: &mut Session) -> Option<Protocol> {
+    match session.worker.snapshot.identity.as_deref().cloned() {
+        Some(identity) => Box::pin(intercept::tls_accept(session, identity)).await,
+        None => Some(Protocol::Http1),
     }
 }
 
@@ -230,9 +253,9 @@ async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
 }
 
 /// Refusal of bytes that are no head. A connection without TLS that begins with it has a cause of its
-/// own: https:// in the URL of the proxy.
+/// own, https:// in the URL of the proxy, and so has a PROXY header of an address that is not listed.
 fn of_no_head(session: &Session, error: HeadError) -> Refusal {
-    let is_first = !session.has_read_request && !session.secure;
-    let is_tls = is_first && session.conn.input.bytes().first() == Some(&FIRST_BYTE);
-    if is_tls { Refusal::TlsToPlain } else { Refusal::from(error) }
+    let bytes = session.conn.input.bytes();
+    let is_tls = bytes.first() == Some(&FIRST_BYTE) && !session.has_read_request && !session.secure;
+    if is_tls { Refusal::TlsToPlain } else { balancers::refuse_bytes(bytes, error.into()) }
 }

@@ -22,7 +22,7 @@ use super::session::{InterceptedTunnel, Protocol, Session, TlsInside};
 use super::snapshot::ConfigSnapshot;
 use super::target::Scheme;
 use super::tunnel_warnings::TunnelDenial;
-use super::{exchange, tunnel};
+use super::{balancers, exchange, tunnel};
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake, rejected_certificate};
 use crate::tls::ca;
 use crate::wire::request_line::{FirstLine, first_line};
@@ -203,7 +203,8 @@ async fn handshake(
 pub(super) async fn tls_accept(session: &mut Session, identity: Arc<ServerConfig>) -> Option<Protocol> {
     let first = session.deadline.run(first_byte(&mut session.conn)).await??;
     if first != FIRST_BYTE {
-        refuse_bytes(session, &Refusal::NotTls).await;
+        let refusal = balancers::refuse_bytes(session.conn.input.bytes(), Refusal::NotTls);
+        refuse_bytes(session, &refusal).await;
         session.linger().await;
         return None;
     }

@@ -6,7 +6,7 @@
 //!
 //! | block | files |
 //! |---|---|
-//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
+//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] · `hang_ups` `refusal_tally` [`metrics`] · [`trace`] `tunnel_warnings` |
 //! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `idle_timeout` `send` (the only door out) `pool` `pinned` |
@@ -14,7 +14,7 @@
 //! | writing | `trailers` `body` `serialize` `local_response` `checkout` (a connection for one request) |
 //! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
-//! | top | `tunnel` `intercept` `http2` `connection` |
+//! | top | `tunnel` `intercept` `http2` `conn_admission` `connection` |
 //!
 //! The limiter decides, not this module: without a permit from the gate no byte leaves for an
 //! origin.
@@ -24,11 +24,13 @@ pub mod access_log;
 mod acquire;
 mod admit;
 mod attempt;
+pub mod balancers;
 mod blocked_ports;
 mod body;
 pub mod capabilities;
 mod checkout;
 pub mod claims;
+mod conn_admission;
 mod connection;
 mod credentials;
 mod deadline;
@@ -93,6 +95,7 @@ mod wait_prefs;
 pub mod warning;
 mod worker;
 
+pub use self::conn_admission::ConnAdmission;
 pub use self::connection::ConnectionServer;
 pub use self::problem::Problem;
 pub use self::settings::{PoolSettings, Settings};

@@ -27,7 +27,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// A caller's connection, or HTTP/2 stream, with the buffers of one request and its response.
 pub(super) struct Session {
     pub(super) worker: Worker,
-    /// Address of the caller.
+    /// Address that the connection comes from: that of its PROXY header, else that of its socket.
     pub(super) peer: SocketAddr,
     pub(super) conn: Conn,
     /// The only timer of the connection: each step sets it to its own timeout.
@@ -38,7 +38,7 @@ pub(super) struct Session {
     pub(super) response: ResponseHead,
     /// True if it was accepted with TLS.
     pub(super) secure: bool,
-    /// True if it was accepted on a loopback address.
+    /// True if it was accepted on a loopback address, and comes from this machine.
     pub(super) loopback: bool,
     /// Tunnel in which its requests arrive, if the gateway reads them there.
     pub(super) within: Option<Arc<InterceptedTunnel>>,
@@ -108,10 +108,15 @@ impl Session {
 
     /// Starts over with a connection that was just accepted; reuses the buffers.
     pub(super) fn attach(&mut self, stream: TcpStream, peer: SocketAddr) {
-        self.peer = peer;
+        self.set_peer(peer);
         self.conn = Conn::new(Stream::accepted(stream));
         self.pinned.reset();
         (self.secure, self.within, self.has_read_request) = (false, None, false);
+    }
+
+    /// Sets the address that the connection comes from.
+    pub(super) fn set_peer(&mut self, peer: SocketAddr) {
+        self.peer = peer;
     }
 
     /// Way by which its requests arrive.

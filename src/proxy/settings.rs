@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::access;
 use super::access_log;
+use super::balancers;
 use super::claims;
 use super::pattern::HostPattern;
 use super::target;
@@ -22,6 +23,8 @@ pub struct Settings {
     pub routes: Vec<target::Route>,
     /// Access rules: callers, and the hosts and ports that they may call.
     pub access: access::Settings,
+    /// Balancers that tell the addresses of callers.
+    pub balancers: balancers::Settings,
     /// Timeouts.
     pub timeouts: Timeouts,
     /// Policy for addresses that may be dialled.

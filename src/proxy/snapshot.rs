@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 
 use super::access::{self, Access};
 use super::access_log::AccessLog;
+use super::balancers;
 use super::claims;
 use super::metrics::Metrics;
 use super::named_hosts::NamedHosts;
@@ -85,6 +86,7 @@ pub struct Shared {
 pub struct PreparedSnapshot {
     pub(super) targets: Targets,
     pub(super) access: Reused<access::Settings, Access>,
+    pub(super) balancers: balancers::Settings,
     pub(super) timeouts: Timeouts,
     pub(super) gate: Arc<Gate>,
     pub(super) drain: Drain,
@@ -175,6 +177,7 @@ impl PreparedSnapshot {
             named_hosts: NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
             targets: Targets::new(settings.routes),
             access: Reused::reuse_or_make(before.map(|before| &before.access), settings.access, access)?,
+            balancers: settings.balancers,
             timeouts: settings.timeouts,
             gate,
             drain,

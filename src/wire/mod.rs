@@ -12,6 +12,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`head`], [`response_head`], [`field`], `request_target`, `line_ends` | start line and fields of a message |
+//! | [`proxy_header`] | PROXY protocol: the caller's address before the first byte |
 //! | [`request_line`] | HTTP told from other protocols by its first line |
 //! | [`framing`], [`chunked`], [`trailer_section`] | length of a body, chunked coding, trailers |
 //! | [`stream`], `tcp` | byte stream over TCP, TLS, or a stream of HTTP/2 |
@@ -35,6 +36,7 @@ pub mod head;
 pub mod http2;
 pub mod http_client;
 mod line_ends;
+pub mod proxy_header;
 pub mod request_line;
 mod request_target;
 pub mod response_head;

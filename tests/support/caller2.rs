@@ -46,6 +46,12 @@ impl Caller2 {
         Caller2::over(tcp(Caller::connect(addr)), builder)
     }
 
+    /// With prior knowledge on a connection of which the caller has used the beginning.
+    #[track_caller]
+    pub(crate) fn on(caller: Caller) -> Caller2 {
+        Caller2::over(tcp(caller), &roomy())
+    }
+
     /// By ALPN over TLS, to a gateway that listens with TLS.
     #[track_caller]
     pub(crate) fn tls(addr: SocketAddr, name: &str, config: ClientConfig) -> Caller2 {

@@ -17,6 +17,7 @@ pub(crate) mod origin2;
 mod output;
 pub(crate) mod processes;
 pub(crate) mod program;
+pub(crate) mod proxy_header;
 pub(crate) mod relay;
 pub(crate) mod request;
 pub(crate) mod stage;

@@ -53,6 +53,7 @@ impl OtherChanges {
                 "[listen]",
                 before.listen != after.listen
                     || old.identity != new.identity
+                    || old.balancers != new.balancers
                     || before.connections != after.connections,
             ),
             ("[[route]]", old.routes != new.routes),

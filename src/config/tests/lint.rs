@@ -211,3 +211,13 @@ fn timeouts_that_never_hold_are_told() {
         + "[[timeouts.for]]\nhost = \"api.a\"\nanswer = \"10m\"\n";
     warns(&capped, &[("\"10m\"", "`answer` never ends: [timeouts] request = 5m comes first")]);
 }
+
+#[test]
+fn a_balancer_that_may_be_anyone_is_told() {
+    let access = "[access]\nallow_from = [\"192.0.2.0/24\"]\n[[limit]]\nin_flight = 1\n";
+    let listen = |keys: &str| format!("[listen]\n{keys}\n{access}");
+    warns(
+        &listen("proxy_protocol_from = [\"10.0.0.1\", \"0.0.0.0/0\"]"),
+        &[("\"0.0.0.0/0\"", "every connection must begin with a PROXY header, which may name any address")],
+    );
+}

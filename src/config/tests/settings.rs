@@ -52,6 +52,17 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
 }
 
 #[test]
+fn balancers_reach_their_room_and_their_clients_are_no_programs_of_this_machine() {
+    let access = "[access]\nallow_from = [\"192.0.2.0/24\"]\n";
+    let settings = good(&format!("[listen]\nproxy_protocol_from = [\"10.0.0.0/24\", \"::1\"]\n{access}"));
+    let balancers = settings.proxy.balancers;
+    assert_eq!(balancers.proxy_protocol_from, ["10.0.0.0/24", "::1/128"].map(|range| range.parse().unwrap()));
+    assert!(settings.proxy.dial.deny_private, "also on loopback");
+    let none = good("[listen]\nproxy_protocol_from = []\n").proxy;
+    assert!(none.balancers == Default::default() && !none.dial.deny_private);
+}
+
+#[test]
 fn every_key_of_a_limit_reaches_its_room() {
     let settings = good(
         "[[limit]]\nname = \"a\"\nmatch = { host = \"A.example\", path = \"/v2/**\", method = [\"GET\", \"PURGE\"] }\nrequests = 1_000\nper = \"1h\"\n\

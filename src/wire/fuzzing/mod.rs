@@ -1,10 +1,12 @@
-//! Fuzz targets of HTTP/1: heads and chunks, compared with hyper's server as the second reader.
+//! Fuzz targets of HTTP/1: heads and chunks, compared with hyper's server as the second reader; and of PROXY headers.
 //!
 //! Each target takes arbitrary bytes and panics if a property of the parser does not hold.
 
 pub mod hyper_server;
+pub mod proxy_headers;
 
 use self::hyper_server::{SeenRequest, requests_seen};
+pub use self::proxy_headers::proxy_header;
 use super::chunked::{ChunkedDecoder, Piece, write_chunk};
 use super::framing;
 use super::head::MAX_FIELDS;
