@@ -25,8 +25,8 @@
 //! log`: each arrow downwards once.
 //!
 //! [`net::listen`] accepts the connection, which reads the request's head ([`wire::head`]). Before
-//! it, a balancer may tell the caller's address ([`wire::proxy_header`]). The exchange carries the
-//! request in four steps. Admission: [`proxy::target`] (where to), [`proxy::access`]
+//! it, a balancer may tell the caller's address ([`wire::proxy_header`]); in it, by a field
+//! ([`proxy::forwarded`]). The exchange carries the request in four steps. Admission: [`proxy::target`] (where to), [`proxy::access`]
 //! (may this caller), [`proxy::claims`] (the windows that count it). Permit: [`gate::Gate::ask`],
 //! at once or after a wait. Attempt: a connection to the origin, and `send`, the only door out,
 //! which takes the permit by value. Then the response is forwarded. Any failure leaves as a

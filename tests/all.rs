@@ -22,6 +22,7 @@ mod fairness; // one caller keeps no other out
 mod faults; // what goes wrong stays visible and disturbs nobody else
 mod fleet; // many processes, one limit, judged at the origin's door
 mod forward; // requests and responses pass unchanged, as they come
+mod forwarded; // the caller that a listed balancer tells in a field of the request
 mod framing; // messages keep their shape
 mod garbage; // random damage
 mod h2c; // origins that speak HTTP/2 without TLS, gRPC above all

@@ -3,6 +3,8 @@
 //! ```text
 //! [listen]
 //! proxy_protocol_from = ["10.0.0.0/24"]
+//! forwarded_from      = ["10.0.1.7"]
+//! forwarded_field     = "Forwarded"
 //! ```
 
 use ipnet::IpNet;
@@ -11,7 +13,7 @@ use super::access_schema::AccessSection;
 use super::report::Reports;
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, Spanned};
-use super::value_parsers::range;
+use super::value_parsers::{field_name, range};
 use crate::proxy::balancers;
 
 /// The keys as written.
@@ -19,24 +21,37 @@ use crate::proxy::balancers;
 pub(super) struct BalancerKeys {
     /// Peers whose connections begin with a PROXY header. Default: none.
     pub(super) proxy_protocol_from: Setting<Vec<Spanned<IpNet>>>,
+    /// Proxies that tell the caller of a request in a field. Default: none.
+    pub(super) forwarded_from: Setting<Vec<Spanned<IpNet>>>,
+    /// That field, in lower case. Default: x-forwarded-for.
+    pub(super) forwarded_field: Setting<String>,
 }
 
 impl BalancerKeys {
     /// Reads the keys from `[listen]`.
     pub(super) fn read(table: &mut TomlTable<'_>) -> BalancerKeys {
-        BalancerKeys { proxy_protocol_from: table.get("proxy_protocol_from", |v| v.list(range)) }
+        BalancerKeys {
+            proxy_protocol_from: table.get("proxy_protocol_from", |v| v.list(range)),
+            forwarded_from: table.get("forwarded_from", |v| v.list(range)),
+            forwarded_field: table.get("forwarded_field", field_name),
+        }
     }
 
     /// True if there is a balancer, whose clients may be on other machines wherever the gateway
     /// listens.
     pub(super) fn name_any(&self) -> bool {
-        !ranges(&self.proxy_protocol_from).is_empty()
+        [&self.proxy_protocol_from, &self.forwarded_from].into_iter().any(|list| !ranges(list).is_empty())
     }
 
     /// Builds the settings of the proxy.
     fn settings(&self) -> balancers::Settings {
-        let proxy_protocol_from = ranges(&self.proxy_protocol_from).iter().map(|at| at.value).collect();
-        balancers::Settings { proxy_protocol_from }
+        let plain = |list| ranges(list).iter().map(|at| at.value).collect();
+        let default = balancers::Settings::default();
+        balancers::Settings {
+            proxy_protocol_from: plain(&self.proxy_protocol_from),
+            forwarded_from: plain(&self.forwarded_from),
+            forwarded_field: self.forwarded_field.get().map_or(default.forwarded_field, |at| at.value.clone()),
+        }
     }
 }
 
@@ -57,6 +72,17 @@ pub(super) fn check(keys: &BalancerKeys, access: &AccessSection, reports: &Repor
     for at in ranges(&keys.proxy_protocol_from).iter().filter(|at| at.value.prefix_len() == 0) {
         let message = "every connection must begin with a PROXY header, which may name any address";
         reports.warn(&at.span, message, "name your balancers' addresses, unless a firewall lets them alone in");
+    }
+    for at in ranges(&keys.forwarded_from).iter().filter(|at| at.value.prefix_len() == 0) {
+        let message = "every caller may say that its requests come from any address";
+        reports.warn(&at.span, message, "name your balancers' addresses");
+    }
+    if let (Some(at), true) = (keys.forwarded_field.get(), keys.forwarded_from.is_absent()) {
+        reports.warn(
+            &at.span,
+            "no field is read: there is no `forwarded_from`",
+            "name your balancers' addresses there",
+        );
     }
     keys.settings()
 }

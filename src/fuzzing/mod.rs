@@ -10,7 +10,7 @@ use crate::{config, gate, proxy, tls, wire};
 pub type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 18] = [
+pub const TARGETS: [FuzzTarget; 19] = [
     ("request_head", wire::fuzzing::request_head),
     ("response_head", wire::fuzzing::response_head),
     ("chunked", wire::fuzzing::chunked),
@@ -23,6 +23,7 @@ pub const TARGETS: [FuzzTarget; 18] = [
     ("path", proxy::fuzzing::path),
     ("authority", proxy::fuzzing::authority),
     ("retry_after", proxy::fuzzing::retry_after),
+    ("forwarded_fields", proxy::fuzzing::forwarded_fields),
     ("rate_limit_fields", proxy::fuzzing::rate_limit_fields),
     ("client_hello", tls::fuzzing::client_hello),
     ("users_file", config::fuzzing::users_file),

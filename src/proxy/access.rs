@@ -65,6 +65,15 @@ pub struct Settings {
     pub upgrades: Vec<String>,
 }
 
+/// Addresses that a request came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RequestSource {
+    /// Address of its connection, which `allow_from` must contain.
+    pub connection: IpAddr,
+    /// Address of its caller: the same, unless a balancer tells another in a field of the request.
+    pub caller: IpAddr,
+}
+
 /// A caller that was admitted, with the reach of its request.
 #[derive(Clone, Debug)]
 pub struct Admitted {
@@ -150,13 +159,13 @@ impl Access {
     /// A verification that has begun runs to its end, and its result is cached.
     pub async fn admit(
         &self,
-        peer: IpAddr,
+        source: RequestSource,
         head: &RequestHead,
         target: &Target,
         named: HostListing,
         clock: Clock,
     ) -> Result<Admitted, Refusal> {
-        let admitted = self.identify(peer, head, clock).await?;
+        let admitted = self.identify(source, head, clock).await?;
         let port = target.origin.port;
         match target.form {
             Form::Authority if self.allows_tls_to(port) => {}
@@ -214,28 +223,28 @@ impl Access {
     ///
     /// # Errors
     /// As [`Access::admit`], without the checks of host and port.
-    pub async fn identify(&self, peer: IpAddr, head: &RequestHead, clock: Clock) -> Result<Admitted, Refusal> {
-        if !self.may_connect_from(peer) {
+    pub async fn identify(&self, source: RequestSource, head: &RequestHead, clock: Clock) -> Result<Admitted, Refusal> {
+        if !self.may_connect_from(source.connection) {
             return Err(Refusal::Denied("your address is not in [access] allow_from"));
         }
         let user = match &self.passwords {
-            Some(passwords) => Some(passwords.check(peer, credentials(head)?, move || clock.now()).await?),
+            Some(passwords) => Some(passwords.check(source.caller, credentials(head)?, move || clock.now()).await?),
             None => None,
         };
-        Ok(self.admitted(peer, user))
+        Ok(self.admitted(source.caller, user))
     }
 
     /// Applies these settings to a caller that was admitted under earlier ones.
     ///
     /// Checks nothing again: neither the password nor the address. Only the identity is computed
     /// anew, as the prefix of IPv6 blocks may have changed.
-    pub(super) fn readmit(&self, peer: IpAddr, before: &Admitted) -> Admitted {
-        Admitted { reach: before.reach, ..self.admitted(peer, before.user.clone()) }
+    pub(super) fn readmit(&self, caller: IpAddr, before: &Admitted) -> Admitted {
+        Admitted { reach: before.reach, ..self.admitted(caller, before.user.clone()) }
     }
 
     /// Makes the identity of a caller that has passed all checks, with the least reach.
-    fn admitted(&self, peer: IpAddr, user: Option<Arc<str>>) -> Admitted {
-        let block = self.ipv6_prefix.block(peer);
+    fn admitted(&self, address: IpAddr, user: Option<Arc<str>>) -> Admitted {
+        let block = self.ipv6_prefix.block(address);
         Admitted { caller: caller(&self.seed, user.as_deref(), block), user, block, reach: Reach::Public }
     }
 }

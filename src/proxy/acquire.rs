@@ -75,7 +75,7 @@ pub(super) async fn acquire(
 ) -> Result<String, Failure> {
     let snapshot = &session.worker.snapshot;
     check_site(session)?;
-    let admitted = snapshot.access.identify(session.peer.ip(), &session.head, snapshot.gate.clock()).await?;
+    let admitted = snapshot.access.identify(session.source(), &session.head, snapshot.gate.clock()).await?;
     log.admitted(&admitted);
     if session.head.method() != "POST" {
         return Err(Refusal::NotPost.into());
@@ -162,7 +162,7 @@ impl Claimant for Acquire {
 
     fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
         session.worker.refresh();
-        self.admitted = session.worker.snapshot.access.readmit(session.peer.ip(), &self.admitted);
+        self.admitted = session.worker.snapshot.access.readmit(session.caller, &self.admitted);
         self.claims = self.request.claims(session, log, &self.admitted)?;
         Ok(())
     }

@@ -129,12 +129,12 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
     }
     let admitted = match session.within.as_deref() {
         // The tunnel's CONNECT was admitted, and with it every request inside.
-        Some(within) => snapshot.access.readmit(session.peer.ip(), &within.admitted),
+        Some(within) => snapshot.access.readmit(session.caller, &within.admitted),
         None => {
             let named = snapshot.named_hosts.look_up(&target);
             // No host is called: the gateway answers this request itself.
             let named = HostListing { listed: named.listed || capabilities::is_asked(head), ..named };
-            snapshot.access.admit(session.peer.ip(), head, &target, named, snapshot.gate.clock()).await?
+            snapshot.access.admit(session.source(), head, &target, named, snapshot.gate.clock()).await?
         }
     };
     log.admitted(&admitted);
@@ -156,7 +156,7 @@ fn plan(
     length: Length,
 ) -> Result<Plan, Refusal> {
     let head = &session.head;
-    let claims = session.worker.snapshot.rules.find(&target, head, &admitted, session.peer.ip())?;
+    let claims = session.worker.snapshot.rules.find(&target, head, &admitted, session.caller)?;
     log.claimed(session, &claims);
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let access = &session.worker.snapshot.access;

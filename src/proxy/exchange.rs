@@ -22,7 +22,9 @@ use crate::locker::AskKind;
 /// # Cancel safety
 /// If the future is dropped, the request ends as if the caller had hung up; its slots are settled or given back.
 pub(super) async fn run(session: &mut Session) -> (Outcome, RequestLog) {
+    let note = session.find_caller();
     let mut log = RequestLog::begin(session);
+    log.caller_not_told(note);
     let result = carry(session, &mut log).await;
     let result = result.map_err(|failure| named(failure, session, &log));
     session.deadline.uncap();

@@ -10,7 +10,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,8 +59,10 @@ pub(super) type Serve =
 struct SharedSession {
     /// Worker that sessions of new tasks are made from.
     worker: Worker,
-    /// Address of the caller.
+    /// As in [`Session`].
     peer: SocketAddr,
+    /// Caller of the tunnel that the connection runs in; without one, each request has its own.
+    caller: IpAddr,
     /// As in [`Session`].
     secure: bool,
     /// As in [`Session`].
@@ -114,6 +116,7 @@ pub(super) async fn serve(session: &mut Session, shutdown: &mut ShutdownWatch, s
     let common = Rc::new(SharedSession {
         worker: session.worker.clone(),
         peer: session.peer,
+        caller: session.caller,
         secure: session.secure,
         loopback: session.loopback,
         within: session.within.clone(),
@@ -258,6 +261,7 @@ impl H2Server<'_> {
 async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
     let mut session = Session::new(common.worker.clone(), common.peer, Stream::closed());
     (session.secure, session.loopback, session.within) = (common.secure, common.loopback, common.within.clone());
+    session.caller = common.caller;
     (session.first_admission, session.pinned) = (Some(Rc::clone(&common.first_admission)), common.pinned.clone());
     while let Some(request) = poll_fn(|cx| common.tasks.poll_take(task, cx)).await {
         let guard = common.worker.snapshot.drain.request_guard();
@@ -287,6 +291,7 @@ async fn serve_request(session: &mut Session, request: IncomingRequest) -> Optio
     let (outcome, log) = match read {
         Ok(()) => exchange::run(session).await,
         Err(error) => {
+            session.forget_caller();
             let mut log = RequestLog::begin(session);
             (refuse(session, &mut log, &Refusal::from(error)).await, log)
         }

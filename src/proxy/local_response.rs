@@ -66,8 +66,9 @@ pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal:
 pub(super) async fn refuse_bytes(session: &mut Session, refusal: &Refusal) {
     let mut log = RequestLog::begin(session);
     log.refused(refusal);
-    // The head in the session belongs to an earlier request.
+    // Head and caller in the session belong to an earlier request.
     session.head.shrink();
+    session.forget_caller();
     send_refusal(session, refusal, Persistence::Close, Version::Http11);
     log.bytes_out = session.conn.pending() as u64;
     flush(session).await;

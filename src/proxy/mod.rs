@@ -6,7 +6,7 @@
 //!
 //! | block | files |
 //! |---|---|
-//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
+//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] · `hang_ups` `refusal_tally` [`metrics`] · [`trace`] `tunnel_warnings` |
 //! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `idle_timeout` `send` (the only door out) `pool` `pinned` |
@@ -39,6 +39,7 @@ mod exchange;
 mod first_admission;
 mod first_bytes;
 mod forward_response;
+pub mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod grpc;

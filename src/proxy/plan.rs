@@ -61,7 +61,7 @@ impl Plan {
     /// Window that stands for the credential of this request beside the window of a claim.
     pub(super) fn credential(&self, session: &Session, claim: &Claim) -> Option<Key> {
         let rules = &session.worker.snapshot.rules;
-        rules.credential(claim, &self.target, &session.head, &self.admitted, session.peer.ip())
+        rules.credential(claim, &self.target, &session.head, &self.admitted, session.caller)
     }
 
     /// Finds the claims again under the configuration in force, after a reload has replaced the one
@@ -72,8 +72,8 @@ impl Plan {
     pub(super) fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
         session.worker.refresh();
         let snapshot = &session.worker.snapshot;
-        self.admitted = snapshot.access.readmit(session.peer.ip(), &self.admitted);
-        self.claims = snapshot.rules.find(&self.target, &session.head, &self.admitted, session.peer.ip())?;
+        self.admitted = snapshot.access.readmit(session.caller, &self.admitted);
+        self.claims = snapshot.rules.find(&self.target, &session.head, &self.admitted, session.caller)?;
         self.timeouts = self.target.timeouts(&session.head, &snapshot.timeouts);
         log.claimed(session, &self.claims);
         Ok(())

@@ -108,6 +108,11 @@ impl RequestLog {
         RequestLog { started: snapshot.gate.clock().now(), logged, trace, ..RequestLog::default() }
     }
 
+    /// Records that a balancer should have told the caller's address, and has not; a later reason goes before it.
+    pub(super) fn caller_not_told(&mut self, note: Option<&'static str>) {
+        self.note = note.map(Cow::Borrowed);
+    }
+
     /// Adds a wait for a permit, from `asked` to `now`.
     ///
     /// A request can wait several times: after a reload, and before each further sending.
@@ -228,7 +233,7 @@ impl RequestLog {
             return;
         }
         snapshot.log.write(AccessLogEntry {
-            peer: session.peer.ip(),
+            peer: session.caller,
             user: self.user,
             method: session.head.method().to_owned(),
             target: target(session),
@@ -262,7 +267,7 @@ impl RequestLog {
             waited: self.waited_since.map(|since| (since, self.waited)),
             method: session.head.method().to_owned(),
             path: path_of(&target).to_owned(),
-            peer: session.peer.ip(),
+            peer: session.caller,
             status: self.status,
             limits: self.limits.clone(),
             refused: self.refused,

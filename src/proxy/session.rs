@@ -1,7 +1,7 @@
 //! Session: a caller's connection, or HTTP/2 stream, with the request that it carries at the moment.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::access::Admitted;
+use super::access::{Admitted, RequestSource};
 use super::deadline::Deadline;
 use super::first_admission::FirstAdmission;
 use super::pinned::Pinned;
@@ -29,6 +29,10 @@ pub(super) struct Session {
     pub(super) worker: Worker,
     /// Address that the connection comes from: that of its PROXY header, else that of its socket.
     pub(super) peer: SocketAddr,
+    /// Address of the caller: of the request that was read last, or of the tunnel that it came in.
+    ///
+    /// That of the connection, unless a balancer tells another.
+    pub(super) caller: IpAddr,
     pub(super) conn: Conn,
     /// The only timer of the connection: each step sets it to its own timeout.
     pub(super) deadline: Deadline,
@@ -93,6 +97,7 @@ impl Session {
         Session {
             worker,
             peer,
+            caller: peer.ip(),
             conn: Conn::new(stream),
             deadline,
             head: RequestHead::default(),
@@ -116,7 +121,32 @@ impl Session {
 
     /// Sets the address that the connection comes from.
     pub(super) fn set_peer(&mut self, peer: SocketAddr) {
-        self.peer = peer;
+        (self.peer, self.caller) = (peer, peer.ip());
+    }
+
+    /// Finds the caller of the request whose head was just read. Returns a note for the access log if
+    /// a balancer should have told it, and has not.
+    ///
+    /// In a tunnel the caller stays that of the tunnel.
+    pub(super) fn find_caller(&mut self) -> Option<&'static str> {
+        if self.within.is_some() {
+            return None;
+        }
+        let found = self.worker.snapshot.balancers.caller(self.peer.ip(), &self.head);
+        self.caller = found.address;
+        found.note
+    }
+
+    /// Forgets the caller of an earlier request, before bytes are refused that are no request.
+    pub(super) fn forget_caller(&mut self) {
+        if self.within.is_none() {
+            self.caller = self.peer.ip();
+        }
+    }
+
+    /// Addresses by which the access rules judge the request.
+    pub(super) fn source(&self) -> RequestSource {
+        RequestSource { connection: self.peer.ip(), caller: self.caller }
     }
 
     /// Way by which its requests arrive.

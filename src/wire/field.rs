@@ -102,7 +102,7 @@ pub struct Fields {
 
 impl Fields {
     /// All fields in order: kind, name as received, value without surrounding white space.
-    pub fn fields(&self) -> impl Iterator<Item = (Name, &[u8], &[u8])> {
+    pub fn fields(&self) -> impl DoubleEndedIterator<Item = (Name, &[u8], &[u8])> {
         self.fields.iter().map(|field| (field.name, self.slice(&field.name_at), self.slice(&field.value_at)))
     }
 

@@ -56,7 +56,7 @@ fn is_version(word: &[u8]) -> bool {
 }
 
 /// True for a character of a token (RFC 9110 §5.6.2).
-fn is_token(byte: u8) -> bool {
+pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

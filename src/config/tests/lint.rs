@@ -220,4 +220,13 @@ fn a_balancer_that_may_be_anyone_is_told() {
         &listen("proxy_protocol_from = [\"10.0.0.1\", \"0.0.0.0/0\"]"),
         &[("\"0.0.0.0/0\"", "every connection must begin with a PROXY header, which may name any address")],
     );
+    warns(
+        &listen("forwarded_from = [\"::/0\"]"),
+        &[("\"::/0\"", "every caller may say that its requests come from any address")],
+    );
+    warns(
+        &listen("forwarded_field = \"forwarded\""),
+        &[("\"forwarded\"", "no field is read: there is no `forwarded_from`")],
+    );
+    warns(&listen("forwarded_from = [\"10.0.0.1\"]\nforwarded_field = \"forwarded\""), &[]);
 }

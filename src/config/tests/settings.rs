@@ -54,12 +54,18 @@ fn one_limit_is_a_whole_file_and_the_rest_has_defaults() {
 #[test]
 fn balancers_reach_their_room_and_their_clients_are_no_programs_of_this_machine() {
     let access = "[access]\nallow_from = [\"192.0.2.0/24\"]\n";
-    let settings = good(&format!("[listen]\nproxy_protocol_from = [\"10.0.0.0/24\", \"::1\"]\n{access}"));
+    let settings = good(&format!(
+        "[listen]\nproxy_protocol_from = [\"10.0.0.0/24\", \"::1\"]\nforwarded_from = \"10.0.1.7\"\nforwarded_field = \"CF-Connecting-IP\"\n{access}"
+    ));
     let balancers = settings.proxy.balancers;
     assert_eq!(balancers.proxy_protocol_from, ["10.0.0.0/24", "::1/128"].map(|range| range.parse().unwrap()));
+    assert_eq!(balancers.forwarded_from, ["10.0.1.7/32".parse().unwrap()]);
+    assert_eq!(balancers.forwarded_field, "cf-connecting-ip");
     assert!(settings.proxy.dial.deny_private, "also on loopback");
-    let none = good("[listen]\nproxy_protocol_from = []\n").proxy;
+    assert!(good("[listen]\nforwarded_from = [\"127.0.0.1\"]\n").proxy.dial.deny_private);
+    let none = good("[listen]\nproxy_protocol_from = []\nforwarded_from = []\n").proxy;
     assert!(none.balancers == Default::default() && !none.dial.deny_private);
+    assert_eq!(none.balancers.forwarded_field, "x-forwarded-for");
 }
 
 #[test]

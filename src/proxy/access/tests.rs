@@ -20,6 +20,12 @@ fn open() -> Settings {
     }
 }
 
+/// A request without a balancer.
+fn source(address: &str) -> RequestSource {
+    let address = address.parse().expect("an address");
+    RequestSource { connection: address, caller: address }
+}
+
 async fn admit(
     settings: Settings,
     peer: &str,
@@ -29,7 +35,7 @@ async fn admit(
 ) -> Result<Admitted, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
     let target = Targets::new(Vec::new()).find(&head, &Ingress::default()).expect("a target");
-    Access::new(settings, SEED).admit(peer.parse().expect("an address"), &head, &target, named, Clock::start()).await
+    Access::new(settings, SEED).admit(source(peer), &head, &target, named, Clock::start()).await
 }
 
 #[test]
