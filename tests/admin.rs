@@ -61,7 +61,8 @@ pub(crate) fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
             continue;
         }
         let (name, value) = line.rsplit_once(' ').unwrap();
-        assert!(name.starts_with("lockgate_") && name.starts_with(&family), "{line} is not of {family}");
+        let ours = name.starts_with("lockgate_") || name.starts_with("process_");
+        assert!(ours && name.starts_with(&family), "{line} is not of {family}");
         assert!(values.insert(name.to_owned(), value.parse().unwrap()).is_none(), "{name} comes twice");
     }
     values
@@ -314,7 +315,9 @@ fn the_dashboard_for_grafana_asks_for_what_there_is_and_for_nothing_else() {
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().unwrap() {
             let words = target["expr"].as_str().unwrap().split(|char: char| !(char.is_alphanumeric() || char == '_'));
-            asked.extend(words.filter(|word| word.starts_with("lockgate_")).map(str::to_owned));
+            asked.extend(
+                words.filter(|word| word.starts_with("lockgate_") || word.starts_with("process_")).map(str::to_owned),
+            );
         }
     }
     // One that has no value before the first refusal.

@@ -40,6 +40,7 @@ mod limits; // the promise: never more than N in any span of T
 mod liveness; // what is dead or dying is not used again
 mod locks; // locks over REST, for what is no HTTP request
 mod logs; // one line per request, without secrets
+mod metrics; // of the process, and of requests by host
 mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
 mod page; // the dashboard, in a browser

@@ -14,7 +14,10 @@ mod health;
 mod history;
 mod limit_json;
 mod limits_api;
+mod metric_family;
 mod openmetrics;
+mod process_metrics;
+mod process_stats;
 mod state;
 mod warnings;
 

@@ -1,7 +1,7 @@
 //! `/metrics`: counters and gauges in the OpenMetrics 1.0 text format, for Prometheus.
 //!
-//! Names follow the conventions of Prometheus: the prefix `lockgate_`, base units (seconds),
-//! `_total` for counters, and state sets (one series for each state, 1 for the present one) for
+//! Names follow the conventions of Prometheus: the prefix `lockgate_` (`process_` for what every
+//! process has), base units (seconds), `_total` for counters, and state sets (one series for each state, 1 for the present one) for
 //! states. Label values come from the configuration file and from fixed lists, never from requests:
 //! their number is bounded.
 
@@ -13,28 +13,39 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::health::{persistence_word, store_word};
+use super::metric_family::{Metric, begin, counter, counters, gauge, gauges, histograms};
+use super::process_metrics::ProcessCollector;
 use super::state::AdminState;
 use crate::gate::LimitView;
 use crate::gate::journal::JournalHealth;
 use crate::gate::store;
 use crate::http_admin::problem;
-use crate::proxy::metrics::{LimitMetrics, Waits};
+use crate::proxy::histogram::HistogramValues;
+use crate::proxy::metrics::LimitMetrics;
 
 /// Media type of the exposition (OpenMetrics 1.0, "Overall Structure").
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Classes of statuses, by their first digit.
+const CLASSES: [&str; 6] = ["", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
 /// Handles `GET /metrics`.
 pub(super) async fn show(State(state): State<Arc<AdminState>>) -> Response {
+    let clock = state.gate.clock();
     let mut registry = Registry::with_prefix("lockgate");
     registry.register_collector(Box::new(Scrape(state)));
+    // Metrics of processes have the same names everywhere, without a prefix.
+    let mut process = Registry::default();
+    process.register_collector(Box::new(ProcessCollector(clock)));
     let mut text = String::new();
-    match encode(&mut text, &registry) {
+    let encoded = encode_registry(&mut text, &registry).and_then(|()| encode_registry(&mut text, &process));
+    match encoded.and_then(|()| encode_eof(&mut text)) {
         Ok(()) => ([("content-type", CONTENT_TYPE)], text).into_response(),
         // Writing to a String cannot fail.
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -50,32 +61,11 @@ impl fmt::Debug for Scrape {
     }
 }
 
-/// Descriptor of a metric; its values follow it in the exposition.
-struct Metric {
-    /// Without prefix, unit and `_total`.
-    name: &'static str,
-    /// One line for people, without a full stop.
-    help: &'static str,
-    /// Unit; the encoder appends it to the name.
-    unit: Option<Unit>,
-    /// Counter, gauge, histogram or info.
-    kind: MetricType,
-}
-
-/// A counter; the encoder adds `_total` to its name.
-const fn counter(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, help, unit: None, kind: MetricType::Counter }
-}
-
-/// A gauge without a unit.
-const fn gauge(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, help, unit: None, kind: MetricType::Gauge }
-}
-
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_tallies(&mut encoder)?;
         self.encode_windows(&mut encoder)?;
+        self.encode_hosts(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -103,22 +93,29 @@ impl Scrape {
             tally.refused().map(|(why, count)| ([("limit", &**name), ("reason", why)], count))
         });
         counters(encoder, &counter("limit_refusals", "Requests refused by a limit, by reason"), refused)?;
-        let mut histogram = |name, help, of: fn(&LimitMetrics) -> Waits| {
+        let mut each = |name, help, of: fn(&LimitMetrics) -> HistogramValues| {
             let metric = Metric { name, help, unit: Some(Unit::Seconds), kind: MetricType::Histogram };
-            let mut family = begin(encoder, &metric)?;
-            for (name, tally) in &limits {
-                let (waits, labels) = (of(tally), [("limit", &**name)]);
-                let mut each = family.encode_family(&labels)?;
-                each.encode_histogram::<NoLabelSet>(waits.sum, waits.count(), &waits.buckets, None)?;
-            }
-            Ok(())
+            histograms(encoder, &metric, limits.iter().map(|(name, tally)| ([("limit", &**name)], of(tally))))
         };
-        histogram("wait", "Time from a request's arrival to its permit", LimitMetrics::waits)?;
-        histogram(
-            "cancelled_wait",
-            "Time that requests had waited when their caller cancelled them",
-            LimitMetrics::left,
-        )
+        each("wait", "Time from a request's arrival to its permit", LimitMetrics::waits)?;
+        each("cancelled_wait", "Time that requests had waited when their caller cancelled them", LimitMetrics::left)
+    }
+
+    /// Requests by the host of their origin, as the configuration names it.
+    fn encode_hosts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let hosts = self.0.metrics.hosts();
+        let requests = hosts.iter().flat_map(|(name, host)| {
+            host.requests().map(|(digit, count)| ([("host", &**name), ("code", CLASSES[digit])], count))
+        });
+        let help = "Requests that have ended, by host of the configuration and class of status";
+        counters(encoder, &counter("host_requests", help), requests)?;
+        let metric = Metric {
+            name: "request_duration",
+            help: "Time from a request's head to the end of its response, with its wait; not for tunnels and upgrades",
+            unit: Some(Unit::Seconds),
+            kind: MetricType::Histogram,
+        };
+        histograms(encoder, &metric, hosts.iter().map(|(name, host)| ([("host", &**name)], host.durations())))
     }
 
     /// Gauges of the windows of each limit.
@@ -147,8 +144,7 @@ impl Scrape {
     /// Metrics of the whole process.
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let state = &self.0;
-        let classes = ["", "1xx", "2xx", "3xx", "4xx", "5xx"];
-        let requests = state.metrics.requests().map(|(digit, count)| ([("code", classes[digit])], count));
+        let requests = state.metrics.requests().map(|(digit, count)| ([("code", CLASSES[digit])], count));
         counters(encoder, &counter("requests", "Requests that have ended, by class of status"), requests)?;
         let refused = state.metrics.refused().into_iter();
         let refused = refused.map(|((who, why), count)| ([("by", who), ("reason", why)], count));
@@ -260,38 +256,4 @@ impl Scrape {
         let seconds = Duration::from_micros(figures.response_micros).as_secs_f64();
         begin(encoder, &time)?.encode_counter::<NoLabelSet, f64, u64>(&seconds, None)
     }
-}
-
-/// Writes the descriptor; the values follow.
-fn begin<'e>(encoder: &'e mut DescriptorEncoder<'_>, metric: &'e Metric) -> Result<MetricEncoder<'e>, fmt::Error> {
-    encoder.encode_descriptor(metric.name, metric.help, metric.unit.as_ref(), metric.kind)
-}
-
-/// Writes a family of counters. `L`: number of labels; 0 for a counter without any.
-fn counters<'v, const L: usize>(
-    encoder: &mut DescriptorEncoder<'_>,
-    metric: &Metric,
-    values: impl Iterator<Item = ([(&'static str, &'v str); L], u64)>,
-) -> fmt::Result {
-    let mut family = begin(encoder, metric)?;
-    for (labels, value) in values {
-        match L {
-            0 => family.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
-            _ => family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
-        }
-    }
-    Ok(())
-}
-
-/// Writes a family of gauges, one for each set of labels.
-fn gauges<'v, const L: usize>(
-    encoder: &mut DescriptorEncoder<'_>,
-    metric: &Metric,
-    values: impl Iterator<Item = ([(&'static str, &'v str); L], u64)>,
-) -> fmt::Result {
-    let mut family = begin(encoder, metric)?;
-    for (labels, value) in values {
-        family.encode_family(&labels)?.encode_gauge(&value)?;
-    }
-    Ok(())
 }

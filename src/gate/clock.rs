@@ -130,6 +130,12 @@ impl Clock {
         BootMoment { since_boot, wall, before, after: self.now() }
     }
 
+    /// CLOCK_BOOTTIME in nanoseconds: the time since the machine booted, suspends included. The kernel tells the start of
+    /// a process by it.
+    pub fn since_boot_nanos(&self) -> u64 {
+        self.boot_moment().since_boot
+    }
+
     /// Converts to an [`Instant`], for tokio's timers.
     ///
     /// A time before the start of the clock gives the start; a time too far ahead, as

@@ -156,6 +156,7 @@ fn plan(
     length: Length,
 ) -> Result<Plan, Refusal> {
     let head = &session.head;
+    log.targeted(session, &target.origin);
     let claims = session.worker.snapshot.rules.find(&target, head, &admitted, session.caller)?;
     log.claimed(session, &claims);
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));

@@ -5,18 +5,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::hang_ups::{CallerTimeout, HangUps};
+use super::histogram::{Count, Histogram, HistogramValues};
+use super::host_metrics::HostMetrics;
 use super::refusal_tally::{ManyRefusals, REASONS, RefusalTally};
 use crate::locker::{Caller, RefusalReason};
 use crate::time::Time;
-
-/// Upper bounds of the histogram buckets of waits, in seconds; longer waits have a bucket of their
-/// own. The bounds are the usual ones of Prometheus clients, and longer ones up to a minute.
-pub const WAITS: [f64; 14] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Number of callers' names that are kept, below a MiB together. When there are more, all are
 /// forgotten, and learnt again when their callers wait.
@@ -33,6 +30,8 @@ pub struct Metrics {
     requests: [Count; 6],
     /// Number of refusals by party and reason.
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    /// Metrics by name of the host; an entry stays after the configuration names the host no more.
+    hosts: Mutex<BTreeMap<Arc<str>, Arc<HostMetrics>>>,
     /// Names of callers that have waited.
     callers: Mutex<HashMap<Caller, Arc<str>>>,
     /// Pools of all runtimes and configurations that are still used.
@@ -66,7 +65,7 @@ pub struct LimitMetrics {
     /// Permits granted.
     pub permits: Count,
     /// Times after which requests left the queue because their callers hung up.
-    left: WaitHistogram,
+    left: Histogram,
     /// The last of these.
     hang_ups: HangUps,
     /// Pushbacks of origins.
@@ -77,47 +76,8 @@ pub struct LimitMetrics {
     refused: [Count; REASONS.len()],
     /// Refusals since the last log line about them.
     refusal_tally: RefusalTally,
-    /// Waits of the permits.
-    waits: WaitHistogram,
-}
-
-/// Counters of a histogram of waits.
-#[derive(Default, Debug)]
-struct WaitHistogram {
-    /// Waits by bucket: one for each of [`WAITS`], and one for longer ones.
-    buckets: [Count; WAITS.len() + 1],
-    /// Sum of all waits, in microseconds.
-    micros: Count,
-}
-
-/// Counter that only grows.
-#[derive(Default, Debug)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Adds one.
-    pub fn add_one(&self) {
-        self.add(1);
-    }
-
-    fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    /// Current value.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Histogram of the times that requests waited in the queue.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Waits {
-    /// Sum of all waits, in seconds.
-    pub sum: f64,
-    /// Upper bound of each bucket in seconds (`f64::INFINITY` for the last), and number of waits in
-    /// that bucket alone.
-    pub buckets: Vec<(f64, u64)>,
+    /// Waits for permits.
+    waits: Histogram,
 }
 
 impl fmt::Debug for Metrics {
@@ -130,13 +90,13 @@ impl LimitMetrics {
     /// Counts a permit that was granted after that wait.
     pub(super) fn permit(&self, waited: Duration) {
         self.permits.add_one();
-        self.waits.add(waited);
+        self.waits.observe(waited);
     }
 
     /// Counts a request that left the queue after that wait, because its caller hung up. Returns
     /// what such hang-ups show, if a log line about it is due.
     pub(super) fn hang_up(&self, waited: Duration, caller: Caller, now: Time) -> Option<CallerTimeout> {
-        self.left.add(waited);
+        self.left.observe(waited);
         self.hang_ups.record(waited, caller, now)
     }
 
@@ -159,37 +119,13 @@ impl LimitMetrics {
     }
 
     /// Histogram of waits for permits; a permit granted at once is a wait of zero.
-    ///
-    /// Buckets are not cumulative, unlike those of the Prometheus text format.
-    pub fn waits(&self) -> Waits {
-        self.waits.read()
+    pub fn waits(&self) -> HistogramValues {
+        self.waits.values()
     }
 
-    /// Histogram of the waits of requests whose callers hung up in the queue. Not cumulative either.
-    pub fn left(&self) -> Waits {
-        self.left.read()
-    }
-}
-
-impl WaitHistogram {
-    fn add(&self, waited: Duration) {
-        let seconds = waited.as_secs_f64();
-        let bucket = WAITS.iter().position(|most| seconds <= *most).unwrap_or(WAITS.len());
-        self.buckets[bucket].add_one();
-        self.micros.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
-    }
-
-    fn read(&self) -> Waits {
-        let bounds = WAITS.into_iter().chain([f64::INFINITY]);
-        let buckets = bounds.zip(&self.buckets).map(|(most, count)| (most, count.get())).collect();
-        Waits { sum: Duration::from_micros(self.micros.get()).as_secs_f64(), buckets }
-    }
-}
-
-impl Waits {
-    /// Number of waits.
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|(_, count)| count).sum()
+    /// Histogram of the waits of requests whose callers hung up in the queue.
+    pub fn left(&self) -> HistogramValues {
+        self.left.values()
     }
 }
 
@@ -198,6 +134,18 @@ impl Metrics {
     pub(super) fn of(&self, limit: &Arc<str>) -> Arc<LimitMetrics> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(limits.entry(Arc::clone(limit)).or_default())
+    }
+
+    /// Metrics of the host with this name; they are the same object for the life of the process.
+    pub(super) fn of_host(&self, name: &str) -> Arc<HostMetrics> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(hosts.entry(name.into()).or_default())
+    }
+
+    /// Metrics of every host that the configuration names or has named, and of all others as one.
+    pub fn hosts(&self) -> Vec<(Arc<str>, Arc<HostMetrics>)> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.iter().map(|(name, counters)| (Arc::clone(name), Arc::clone(counters))).collect()
     }
 
     /// Counts a request that has ended with this status. `refused`: party that refused it, and the
@@ -294,19 +242,6 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_wait_is_counted_in_the_first_bucket_that_holds_it() {
-        let counters = LimitMetrics::default();
-        for millis in [0, 1, 2, 999, 1000, 60_000, 60_001] {
-            counters.permit(Duration::from_millis(millis));
-        }
-        let waits = counters.waits();
-        let counted: Vec<_> = waits.buckets.iter().filter(|(_, count)| *count > 0).copied().collect();
-        assert_eq!(counted, [(0.001, 2), (0.005, 1), (1.0, 2), (60.0, 1), (f64::INFINITY, 1)]);
-        assert!((waits.sum - 122.003).abs() < 1e-9, "{}", waits.sum);
-        assert_eq!(counters.permits.get(), 7);
-    }
 
     #[test]
     fn a_limit_keeps_its_tally_as_long_as_it_keeps_its_name() {

@@ -7,7 +7,7 @@
 //! | block | files |
 //! |---|---|
 //! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
-//! | log | [`access_log`] · `hang_ups` `refusal_tally` [`metrics`] · [`trace`] `tunnel_warnings` |
+//! | log | [`access_log`] · `hang_ups` `refusal_tally` [`histogram`] [`host_metrics`] [`metrics`] · [`trace`] `tunnel_warnings` |
 //! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `upstream` `h2_pool` `idle_timeout` `send` (the only door out) `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `outcome` |
@@ -46,7 +46,9 @@ mod grpc;
 mod h2_pool;
 mod hang_ups;
 mod header_rules;
+pub mod histogram;
 mod host;
+pub mod host_metrics;
 mod http2;
 mod idle_timeout;
 mod intercept;

@@ -97,6 +97,14 @@ impl HostPattern {
         }
     }
 
+    /// Suffix of the hosts below a name, with its leading dot, if the pattern is for such.
+    pub(super) fn suffix(&self) -> Option<&str> {
+        match &self.shape {
+            HostShape::Below(suffix) => Some(suffix),
+            HostShape::Any | HostShape::Exact(_) => None,
+        }
+    }
+
     /// True if the pattern names one host, not all below a name.
     pub fn is_exact(&self) -> bool {
         matches!(self.shape, HostShape::Exact(_))

@@ -16,8 +16,10 @@ use super::access_log::AccessLogEntry;
 use super::body::Body;
 use super::capabilities;
 use super::claims::Claims;
+use super::host_metrics::HostMetrics;
 use super::refusal::Refusal;
 use super::session::Session;
+use super::target::Origin;
 use super::timeouts::Timeout;
 use super::trace::{Span, TraceContext};
 use super::tunnel_warnings::TunnelDenial;
@@ -26,6 +28,8 @@ use crate::time::Time;
 
 /// Status in logs after the caller hung up before its response; nginx introduced it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// Status of a connection that has changed its protocol (RFC 9110 §15.2.2).
+const SWITCHING_PROTOCOLS: u16 = 101;
 
 /// Part of the request's body that has been read from the session.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -76,6 +80,8 @@ pub(super) struct RequestLog {
     pub(super) resent: u8,
     /// Timeout of the connection to its origin, from the last permit on.
     pub(super) connect: Option<Timeout>,
+    /// Metrics of the host that it is for; `None` before that is known, and for requests that the gateway answers itself.
+    host: Option<Arc<HostMetrics>>,
     /// Name by which the caller logged in; `None` if no password is required, or before admission.
     user: Option<Arc<str>>,
     /// Names of the limits that counted it.
@@ -124,6 +130,12 @@ impl RequestLog {
     /// Records the caller, once the access rules have let it pass.
     pub(super) fn admitted(&mut self, admitted: &Admitted) {
         self.user.clone_from(&admitted.user);
+    }
+
+    /// Records the origin that the request is for, or its tunnel.
+    pub(super) fn targeted(&mut self, session: &Session, origin: &Origin) {
+        let host = session.worker.snapshot.hosts.find(&origin.host, origin.port);
+        self.host = Some(Arc::clone(host));
     }
 
     /// Records the limits that count the request; those of a later call replace the earlier ones.
@@ -225,6 +237,11 @@ impl RequestLog {
     pub(super) fn finish(self, session: &Session) {
         let snapshot = &session.worker.snapshot;
         snapshot.metrics.ended(self.status, self.refused);
+        if let Some(host) = &self.host {
+            let is_stream = session.head.method() == "CONNECT" || self.status == SWITCHING_PROTOCOLS;
+            let took = || snapshot.gate.clock().now().since(self.started);
+            host.ended(self.status, (!is_stream).then(took));
+        }
         if !self.logged {
             return;
         }

@@ -53,6 +53,20 @@ pub struct Settings {
     pub warnings: warning::Warnings,
 }
 
+impl Settings {
+    /// Hosts that limits, routes, interception and timeouts name.
+    pub(super) fn host_names(&self) -> impl Iterator<Item = HostPattern> {
+        let of_limits = self.rules.iter().flat_map(|rule| &rule.hosts);
+        let of_timeouts = self.timeouts.overrides.iter().flat_map(|timeouts| &timeouts.hosts);
+        let of_routes = self.routes.iter().filter_map(|route| {
+            let mut authority = Vec::new();
+            route.to.write_authority(&mut authority);
+            HostPattern::parse(std::str::from_utf8(&authority).ok()?).ok()
+        });
+        of_limits.chain(of_timeouts).chain(&self.intercept).cloned().chain(of_routes)
+    }
+}
+
 /// Bounds of the pool of connections to origins.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {

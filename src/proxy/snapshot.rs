@@ -16,6 +16,7 @@ use super::access::{self, Access};
 use super::access_log::AccessLog;
 use super::balancers;
 use super::claims;
+use super::host_metrics::HostTable;
 use super::metrics::Metrics;
 use super::named_hosts::NamedHosts;
 use super::pattern::HostPattern;
@@ -109,6 +110,8 @@ pub struct PreparedSnapshot {
     /// Rules in the order of the file, until [`PreparedSnapshot::with`] takes them.
     rules: Vec<claims::Rule>,
     pub(super) named_hosts: NamedHosts,
+    /// Metrics of the hosts that the configuration names.
+    pub(super) hosts: HostTable,
     warnings: warning::Warnings,
 }
 
@@ -158,6 +161,7 @@ impl PreparedSnapshot {
     ) -> Result<PreparedSnapshot, Error> {
         let Shared { gate, drain, metrics, connections: _, resolver } = shared;
         let wall = gate.clock().wall_unix_nanos();
+        let hosts = HostTable::new(settings.host_names(), |name| metrics.of_host(name));
         let authority = settings.authority.map(|authority| ca::CertAuthority::open(&authority, wall)).transpose()?;
         let authority = authority.map(|new| {
             let old = before.and_then(|before| before.authority.as_ref());
@@ -174,6 +178,7 @@ impl PreparedSnapshot {
         let access = |settings: &access::Settings| Ok::<_, Error>(Arc::new(Access::new(settings.clone(), seed)));
         let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
         Ok(PreparedSnapshot {
+            hosts,
             named_hosts: NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
             targets: Targets::new(settings.routes),
             access: Reused::reuse_or_make(before.map(|before| &before.access), settings.access, access)?,

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::{Settings, Span, otlp};
 use crate::gate::clock::Clock;
 use crate::net::dial;
-use crate::proxy::metrics::Count;
+use crate::proxy::histogram::Count;
 use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
 use crate::wire::http_client;
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::exporter::Exporter;
-use super::metrics::Count;
+use super::histogram::Count;
 use crate::gate::clock::Clock;
 use crate::time::Time;
 use crate::tls::verify;
