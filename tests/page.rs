@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::Value;
+
+use crate::admin::{json, watched};
 use crate::support::*;
 use crate::waiting::Closed;
 
@@ -67,4 +70,43 @@ fn a_person_sees_that_callers_hang_up_sooner_than_they_may_wait() {
     let url = format!("http://{}/", closed.admin);
     let seen = Command::new(python).args(["-c", LOOK, &url]).arg(pictures).output().unwrap();
     assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
+}
+
+#[test]
+fn every_request_of_the_history_has_one_end() {
+    let origin = Origin::start();
+    let (gateway, admin) = watched(&limit(1, "1h", "max_wait = \"12h\"\nmax_waiting = 2"), "");
+    assert_eq!(gateway.get(&origin.url("/")).status, 200);
+    let asked = |from: &str| {
+        let mut caller = Caller::connect_from(from, gateway.addr);
+        caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/")));
+        caller
+    };
+    let waiting = |count: usize| {
+        eventually(&format!("{count} wait"), || json(admin, "/v1/limits/the-limit")["waiting"] == count);
+    };
+    let _stays = asked("127.0.0.2");
+    waiting(1);
+    let leaves = asked("127.0.0.3");
+    waiting(2);
+    assert_eq!(asked("127.0.0.4").answer().status, 429, "the queue is full");
+    drop(leaves);
+    waiting(1);
+    let limit = |key: &str| {
+        let lists = json(admin, "/v1/history")["limits"]["the-limit"].clone();
+        lists[key].as_array().cloned().unwrap_or_default().iter().filter_map(Value::as_u64).collect::<Vec<_>>()
+    };
+    let ends = || {
+        (
+            ["permits", "refused", "cancelled"].map(|key| limit(key).iter().sum::<u64>()),
+            limit("waiting").last().copied(),
+        )
+    };
+    eventually("four requests with one end each", || ends() == ([1, 1, 1], Some(1)));
+    let history = json(admin, "/v1/history");
+    let gateway =
+        |key: &str| history["gateway"][key].as_array().unwrap().iter().filter_map(Value::as_u64).collect::<Vec<_>>();
+    assert_eq!((gateway("refused").iter().sum::<u64>(), gateway("waiting").last()), (1, Some(&1)));
+    assert!(gateway("requests").iter().sum::<u64>() >= 2 && gateway("errors").iter().sum::<u64>() == 0);
+    assert!(history["at"].as_u64() > Some(1_700_000_000_000), "{}", history["at"]);
 }

@@ -41,6 +41,13 @@ pub(super) fn store_word(health: store::Health) -> &'static str {
     }
 }
 
+/// True if the gateway works, but less safely than it is configured to: the state folder cannot be written, or the
+/// store is unreachable.
+pub(super) fn is_degraded(persistence: JournalHealth, store: store::Health) -> bool {
+    let can_write = matches!(persistence, JournalHealth::Off | JournalHealth::Ok);
+    !can_write || !matches!(store, store::Health::Off | store::Health::Up)
+}
+
 /// Handles `GET /healthz`: 200 as long as the gateway makes decisions, with `degraded` if the state
 /// folder cannot be written or the store is unreachable. A restart would mend neither.
 ///
@@ -50,12 +57,12 @@ pub(super) fn store_word(health: store::Health) -> &'static str {
 pub(super) async fn healthz(State(state): State<Arc<AdminState>>) -> Json<Value> {
     // Takes the gate's lock: if that is never released, this check times out as it should.
     let persistence = state.gate.journal_health();
-    let store = store_word(state.gate.store_status().map_or(store::Health::Off, |status| status.health().0));
-    let is_degraded =
-        matches!(persistence, JournalHealth::Degraded | JournalHealth::Blocked) || !matches!(store, "off" | "up");
-    let status = if is_degraded { "degraded" } else { "ok" };
+    let store = state.gate.store_status().map_or(store::Health::Off, |status| status.health().0);
+    let status = if is_degraded(persistence, store) { "degraded" } else { "ok" };
     let version = env!("CARGO_PKG_VERSION");
-    Json(json!({ "status": status, "version": version, "state": persistence_word(persistence), "store": store }))
+    Json(
+        json!({ "status": status, "version": version, "state": persistence_word(persistence), "store": store_word(store) }),
+    )
 }
 
 /// Handles `GET /readyz`: 200 with `{"status": "ready"}` while new callers are served, also if by a

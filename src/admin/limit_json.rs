@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::history::LimitTotals;
 use super::state::AdminState;
 use crate::gate::LimitView;
 use crate::locker::{Counts, Kind, Usage, WhenFull};
@@ -23,31 +22,6 @@ pub(super) fn survey(state: &AdminState) -> (Vec<LimitView>, Time) {
 /// Milliseconds, with fractions.
 pub(super) fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
-}
-
-/// Summary of a limit for `/v1/events`: rule, fullest window, and counters.
-///
-/// `taken` and `in_flight_taken`: slots and requests in flight of the fullest window, bounded by
-/// `requests` and `in_flight`; `keys`: number of keys with a window; `waiting`: waiters of all
-/// keys; `permits`, `refused`, `pushbacks`: numbers of requests; `waited_ms`: sum of the waits of
-/// all permits; `hang_ups`: see [`hang_ups`].
-pub(super) fn summary(view: &LimitView, totals: LimitTotals, hang_ups: Value) -> Value {
-    let mut summary = rule(view);
-    let fullest = view.held.fullest.map(|(_, usage)| usage);
-    for (key, value) in [
-        ("keys", json!(view.held.keys)),
-        ("waiting", json!(view.held.waiting)),
-        ("taken", json!(fullest.map_or(0, |fullest| fullest.taken))),
-        ("in_flight_taken", json!(fullest.map_or(0, |fullest| fullest.flying))),
-        ("permits", json!(totals.permits)),
-        ("refused", json!(totals.refused)),
-        ("waited_ms", json!(totals.waited_ms)),
-        ("pushbacks", json!(totals.pushbacks)),
-        ("hang_ups", hang_ups),
-    ] {
-        summary[key] = value;
-    }
-    summary
 }
 
 /// A limit in full for `/v1/limits`: rule, state and counters.
@@ -105,7 +79,7 @@ pub(super) fn window(usage: &Usage, now: Time) -> Value {
 /// `requests` per `per_ms`, counted when they are `sent` or `answered` (`counts`); `guard_ms`
 /// lengthens the window for clock and network jitter; `in_flight`: maximum number of requests in
 /// flight; `when_full`: `wait` up to `max_wait_ms`, or `refuse`.
-fn rule(view: &LimitView) -> Value {
+pub(super) fn rule(view: &LimitView) -> Value {
     let limit = &view.limit;
     let rate = limit.rate.as_ref();
     let kind = rate.map(|rate| match rate.kind {

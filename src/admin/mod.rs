@@ -16,6 +16,7 @@ mod limit_json;
 mod limits_api;
 mod metric_family;
 mod openmetrics;
+mod overview;
 mod process_metrics;
 mod process_stats;
 mod state;
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::command::{AdminCommand, CommandError};
 use self::history::History;
+use self::process_stats::ProcessStats;
 use self::state::AdminState;
 use crate::auth::Passwords;
 use crate::http_admin;
@@ -63,6 +65,7 @@ pub fn open(
     let (commands, received) = mpsc::unbounded_channel();
     let (samples, latest) = watch::channel("{}".into());
     let state = Arc::new(AdminState {
+        started: ProcessStats::read().map(|stats| stats.started),
         gate: Arc::clone(&shared.gate),
         drain: shared.drain.clone(),
         metrics: Arc::clone(&shared.metrics),

@@ -1,6 +1,7 @@
 //! State shared by the handlers of the admin API: an axum `State`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -15,6 +16,8 @@ use crate::proxy::metrics::Metrics;
 
 /// Handles to the parts of the gateway that the admin API shows or changes.
 pub(super) struct AdminState {
+    /// Start of the process since the machine booted; `None` if /proc cannot be read.
+    pub(super) started: Option<Duration>,
     /// Limits, windows and waiters.
     pub(super) gate: Arc<Gate>,
     /// Open connections, running requests, and the shutdown.

@@ -116,6 +116,12 @@ impl Gate {
         stats.into_iter().map(|(id, held)| LimitView { id, limit: limits[id.0 as usize].clone(), held }).collect()
     }
 
+    /// Number of requests of this process that wait; one that needs several limits counts once. Takes the same time
+    /// however many there are.
+    pub fn waiting(&self) -> usize {
+        self.lock().wait_slots.waiting()
+    }
+
     /// Waiters of a limit, and the opening times of one of its windows. Scans the waiters some at a
     /// time, as [`limit_stats`](Gate::limit_stats) does the windows.
     ///

@@ -86,6 +86,11 @@ impl WaitSlots {
         index
     }
 
+    /// Number of undecided waiters.
+    pub(super) fn waiting(&self) -> usize {
+        self.undecided.len()
+    }
+
     /// Stores the outcome in the ticket's slot, and returns the waker to call.
     ///
     /// # Errors
