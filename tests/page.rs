@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use crate::admin::{json, watched};
+use crate::admin::{ask, json, watched};
 use crate::support::*;
 use crate::waiting::Closed;
 
 const RULES: &str = "[listen]\nproxy = \"127.0.0.1:0\"\n\n# what we pay for\n[[limit]]\nname     = \"partner\"\n\
                      match    = { host = \"127.0.0.1\" }   # theirs\nrequests = 20     # per contract\n\
-                     per      = \"1s\"\n\n[[limit]]\nname      = \"uploads\"\nmatch     = { method = \"POST\" }\nin_flight = 4\n";
+                     per      = \"1s\"\n\n[[limit]]\nname      = \"uploads\"\nmatch     = { method = \"POST\" }\nin_flight = 4\n\n\
+                     [[limit]]\nname = \"strict\"\nmatch = { host = \"127.0.0.1\", path = \"/strict\" }\nrequests = 1\n\
+                     per = \"1h\"\nwhen_full = \"refuse\"\n";
 
 #[test]
 fn a_person_sees_who_fills_the_queue_halves_the_limit_and_saves_it() {
@@ -35,6 +37,12 @@ fn a_person_sees_who_fills_the_queue_halves_the_limit_and_saves_it() {
                 }
             });
         }
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                gateway.get(&origin.url("/strict"));
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        });
         let python = concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/page.py");
         let seen = Command::new(python).arg(script).arg(format!("http://{admin}/")).arg(pictures).output().unwrap();
@@ -70,6 +78,27 @@ fn a_person_sees_that_callers_hang_up_sooner_than_they_may_wait() {
     let url = format!("http://{}/", closed.admin);
     let seen = Command::new(python).args(["-c", LOOK, &url]).arg(pictures).output().unwrap();
     assert!(seen.status.success(), "{}", String::from_utf8_lossy(&seen.stderr));
+}
+
+#[test]
+fn the_page_shows_its_state_before_a_script_has_run() {
+    let origin = Origin::start();
+    let (gateway, admin) = watched(&limit(1, "1h", "when_full = \"refuse\""), "");
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    assert_eq!(gateway.get(&origin.url("/2")).status, 429);
+    let words = ["1 of 1", "1 per 1h", "Refusing", "Serving", env!("CARGO_PKG_VERSION"), "1 limit<", ">the-limit<"];
+    let page = || ask(admin, "GET", "/", "");
+    // It tells of the last seconds once the sampler has counted them.
+    eventually("all of it is in the page", || words.iter().all(|word| page().text().contains(word)));
+    let page = page();
+    assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
+    let policy = page.field("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let text = page.text();
+    for file in text.split(['"', '\'']).filter(|word| word.ends_with(".js") || word.ends_with(".css")) {
+        assert_eq!(ask(admin, "GET", &format!("/{file}"), "").status, 200, "{file}");
+    }
+    assert!(!text.contains("{{") && !text.contains("http://") && !text.contains("https://"), "{text}");
 }
 
 #[test]
@@ -109,4 +138,14 @@ fn every_request_of_the_history_has_one_end() {
     assert_eq!((gateway("refused").iter().sum::<u64>(), gateway("waiting").last()), (1, Some(&1)));
     assert!(gateway("requests").iter().sum::<u64>() >= 2 && gateway("errors").iter().sum::<u64>() == 0);
     assert!(history["at"].as_u64() > Some(1_700_000_000_000), "{}", history["at"]);
+}
+
+#[test]
+fn what_if_numbers_add_up_for_any_history_and_any_rule() {
+    let top = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let output = Command::new("node")
+        .args([format!("{top}tests/clients/what_if.mjs"), format!("{top}src/admin/dashboard/what_if.js")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

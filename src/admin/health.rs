@@ -73,20 +73,3 @@ pub(super) async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode,
         true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_state_has_its_word_in_the_description_and_on_the_page() {
-        let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
-        let described = described["paths"]["/healthz"].to_string();
-        for word in [JournalHealth::Off, JournalHealth::Ok, JournalHealth::Degraded, JournalHealth::Blocked]
-            .map(persistence_word)
-        {
-            assert!(described.contains(&format!("\"{word}\"")), "{word}: {described}");
-            assert!(include_str!("dashboard/page.js").contains(&format!("    {word}: ")), "{word}");
-        }
-    }
-}

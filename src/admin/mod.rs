@@ -9,6 +9,7 @@ mod command;
 mod config_api;
 mod dashboard;
 mod events;
+mod first_state;
 mod guard;
 mod health;
 mod history;
@@ -21,6 +22,7 @@ mod process_metrics;
 mod process_stats;
 mod state;
 mod warnings;
+mod words;
 
 use std::io;
 use std::net::TcpListener;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::hang_ups::{CallerTimeout, HangUps};
 use super::histogram::{Count, Histogram, HistogramValues};
 use super::host_metrics::HostMetrics;
-use super::refusal_tally::{ManyRefusals, REASONS, RefusalTally};
+pub use super::refusal_tally::REASONS;
+use super::refusal_tally::{ManyRefusals, RefusalTally};
 use crate::locker::{Caller, RefusalReason};
 use crate::time::Time;
 
