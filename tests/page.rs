@@ -102,6 +102,23 @@ fn the_page_shows_its_state_before_a_script_has_run() {
 }
 
 #[test]
+fn the_page_says_that_the_gateway_drains() {
+    let (origin, go) = Origin::on_order();
+    let (mut gateway, admin) = watched(UNLIMITED, "");
+    let mut caller = gateway.caller();
+    caller.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url("/slow")));
+    eventually("it is under way", || origin.count() == 1);
+    let page = || ask(admin, "GET", "/", "").text();
+    assert!(page().contains("<dd id=\"drain\">off</dd>") && !page().contains("Draining"));
+    gateway.signal(rustix::process::Signal::TERM);
+    eventually("it drains", || page().contains("data-status=\"draining\">Draining</p>"));
+    assert!(page().contains("<dd id=\"drain\">draining</dd>") && page().contains("No new connections are accepted."));
+    go.send(()).unwrap();
+    assert_eq!(caller.answer().status, 200);
+    assert!(gateway.ended().success());
+}
+
+#[test]
 fn every_request_of_the_history_has_one_end() {
     let origin = Origin::start();
     let (gateway, admin) = watched(&limit(1, "1h", "max_wait = \"12h\"\nmax_waiting = 2"), "");
