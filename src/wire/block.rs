@@ -21,7 +21,7 @@ const MOST: usize = 1024;
 const REVIEW: u32 = 4096;
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
+    static POOL: RefCell<BlockPool> = const { RefCell::new(BlockPool::new()) };
 }
 
 /// Free blocks of a thread, as many as its traffic takes and returns in turn.
@@ -29,7 +29,7 @@ thread_local! {
 /// A pool that is too small costs two system calls and four page faults for each message; one that never shrinks keeps
 /// what a single crowd of slow callers has needed.
 #[derive(Debug)]
-struct Pool {
+struct BlockPool {
     /// Free blocks of [`BLOCK`] bytes, at most `limit`.
     free: Vec<Block>,
     /// Blocks that the pool holds at most, from [`LEAST`] to [`MOST`].
@@ -42,9 +42,9 @@ struct Pool {
     returns: u32,
 }
 
-impl Pool {
-    const fn new() -> Pool {
-        Pool { free: Vec::new(), limit: LEAST, overflowed: false, unused: 0, returns: 0 }
+impl BlockPool {
+    const fn new() -> BlockPool {
+        BlockPool { free: Vec::new(), limit: LEAST, overflowed: false, unused: 0, returns: 0 }
     }
 
     /// A free block, or none. Grows the pool if it has given up a block that is missed now.
@@ -85,7 +85,7 @@ pub(super) enum Block {
 impl Block {
     /// Takes a block of [`BLOCK`] bytes from the pool of this thread. Their values are those of earlier use.
     pub(super) fn take() -> Block {
-        POOL.with_borrow_mut(Pool::take).unwrap_or_else(|| match MmapMut::map_anon(BLOCK) {
+        POOL.with_borrow_mut(BlockPool::take).unwrap_or_else(|| match MmapMut::map_anon(BLOCK) {
             Ok(mapping) => Block::Mapped(mapping),
             Err(_) => Block::zeroed(BLOCK),
         })
@@ -154,7 +154,7 @@ mod tests {
     }
 
     /// Takes blocks until so many are out, then returns all; counts those that were mapped anew.
-    fn round(pool: &mut Pool, blocks: usize) -> usize {
+    fn round(pool: &mut BlockPool, blocks: usize) -> usize {
         let out: Vec<Option<Block>> = (0..blocks).map(|_| pool.take()).collect();
         let mapped = out.iter().filter(|block| block.is_none()).count();
         out.into_iter().for_each(|block| pool.put_back(block.unwrap_or_default()));
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn traffic_that_takes_and_returns_many_blocks_soon_maps_none() {
-        let mut pool = Pool::new();
+        let mut pool = BlockPool::new();
         for blocks in [128, 500, 1000] {
             (0..6).for_each(|_| _ = round(&mut pool, blocks));
             assert_eq!(round(&mut pool, blocks), 0, "{blocks} blocks");
@@ -172,14 +172,14 @@ mod tests {
 
     #[test]
     fn a_crowd_that_comes_once_leaves_few_blocks_behind() {
-        let mut pool = Pool::new();
+        let mut pool = BlockPool::new();
         round(&mut pool, 2000);
         assert_eq!(pool.free.len(), LEAST);
     }
 
     #[test]
     fn blocks_that_the_traffic_needs_no_longer_are_given_up() {
-        let mut pool = Pool::new();
+        let mut pool = BlockPool::new();
         (0..8).for_each(|_| _ = round(&mut pool, MOST));
         assert_eq!(pool.free.len(), MOST);
         (0..2 * REVIEW).for_each(|_| _ = round(&mut pool, 1));
