@@ -132,7 +132,7 @@ fn streams_that_an_h2c_origin_refuses_or_leaves_behind_are_sent_again() {
 
 #[test]
 fn an_origin_that_does_not_speak_h2c_is_a_502() {
-    let origin = Origin::start();
+    let origin = Origin::saying("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     let gateway = Gateway::start(&(UNLIMITED.to_owned() + &route(&format!("h2c://{}/", origin.authority()))));
     let answer = gateway.exchange("GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     check_ours(&answer, 502, "connection_terminated|http_protocol_error|http_response_incomplete");
