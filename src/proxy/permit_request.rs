@@ -168,10 +168,11 @@ pub(super) async fn ask(
 fn claims_in_force(session: &Session, claimant: &impl Claimant) -> SmallVec<[Claim; 2]> {
     let found = &claimant.claims().claims;
     let snapshot = &session.worker.snapshot;
-    let now = snapshot.gate.clock().now();
-    if !snapshot.pauses.is_active(now) {
+    let clock = snapshot.gate.clock();
+    if !snapshot.pauses.is_active(|| clock.now()) {
         return found.clone();
     }
+    let now = clock.now();
     let mut claims = SmallVec::new();
     for of_one in found.chunk_by(|one, next| one.limit == next.limit) {
         claims.extend_from_slice(of_one);
