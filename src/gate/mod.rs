@@ -153,7 +153,7 @@ impl Gate {
         }
         let Patience { urgency, max_wait, arrived, kind, revision } = patience;
         let ask = Ask { claims, caller, urgency, max_wait, arrived, kind };
-        match self.step(now, |state| state.ask(&ask, revision, now)) {
+        match self.step_of_request(now, |state| state.ask(&ask, revision, now)) {
             Decision::Go(grant) => Answer::Go(Permit::granted(Arc::clone(self), grant, now)),
             Decision::Wait(slot, forecast) => Answer::Wait(Waiting::at(Arc::clone(self), slot, forecast)),
             Decision::Sorry(refused) => Answer::Sorry(refused),

@@ -233,7 +233,7 @@ impl Flight {
     /// Takes the gate's lock once. No effect if no limit applies.
     fn settle(&mut self, point: SettlePoint, now: Time) {
         if let Some(Held { gate, grant }) = &mut self.held {
-            gate.step(now, |state| state.locker.settle(grant, point, now));
+            gate.step_of_request(now, |state| state.locker.settle(grant, point, now));
         }
     }
 }

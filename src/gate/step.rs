@@ -11,15 +11,27 @@ impl Gate {
     /// after releasing it.
     pub(super) fn step<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> R {
         let wall = self.wall_unix_nanos();
-        self.step_locked(self.lock(), wall, now, input)
+        let result = self.step_locked(self.lock(), wall, now, input);
+        self.longest_step.note(now, self.clock);
+        result
     }
 
-    /// As [`Gate::step`], for `drop`, which must not panic. Returns `None` after the locker has panicked: nothing more
-    /// is granted then, so nothing has to be given back.
+    /// As [`Gate::step`], for what each request does.
+    pub(super) fn step_of_request<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> R {
+        let wall = self.wall_unix_nanos();
+        let result = self.step_locked(self.lock(), wall, now, input);
+        self.longest_step.note_some(now, self.clock);
+        result
+    }
+
+    /// As [`Gate::step_of_request`], for `drop`, which must not panic. Returns `None` after the locker has panicked:
+    /// nothing more is granted then, so nothing has to be given back.
     pub(super) fn step_in_drop<R>(&self, now: Time, input: impl FnOnce(&mut State) -> R) -> Option<R> {
         let wall = self.wall_unix_nanos();
         let state = self.state.0.lock().ok()?;
-        Some(self.step_locked(state, wall, now, input))
+        let result = self.step_locked(state, wall, now, input);
+        self.longest_step.note_some(now, self.clock);
+        Some(result)
     }
 
     /// Runs `input` with the lock held. `wall`: the wall clock in nanoseconds of Unix time, read just after `now`, if a
@@ -39,7 +51,6 @@ impl Gate {
         let effects = state.conclude(now);
         std::mem::forget(panic_guard);
         drop(state);
-        self.longest_step.note(now, self.clock);
         for waker in effects.wakers {
             waker.wake();
         }
