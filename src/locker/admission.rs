@@ -293,7 +293,7 @@ impl Queue {
     /// not gone falls back to the deadline that its limits set, unless it waits for a write. Does
     /// nothing before all have been looked at that may go.
     pub(super) fn end_extensions(&mut self, counters: &mut Counters, now: Time) {
-        if self.is_held || self.requeue.is_some() || !self.dirty.is_empty() {
+        if self.is_held || self.requeue.is_some() || self.has_news() {
             return;
         }
         while !self.budget.is_spent()

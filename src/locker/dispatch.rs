@@ -52,6 +52,7 @@ impl Queue {
     /// Marks the windows with a wakeup time that has come; `dispatch` then serves them. Marks none
     /// while the locker is held: a list of all windows that open meanwhile would be long.
     pub(super) fn fire_wakeups(&mut self, table: &mut WindowTable, now: Time) {
+        self.woken_at = now;
         while !self.is_held
             && let Some(&(at, window)) = self.wakeups.first()
             && at <= now
@@ -333,7 +334,7 @@ impl Queue {
 
     /// Sets the time of the next look at the queue of a window: the opening for its first group, or
     /// the start of the claimant for which others are deferred. At most one wakeup per window is
-    /// set, and only for a time after `now`.
+    /// set, and only for a time after `now`; one that is due stays until it fires.
     fn set_wakeup(&mut self, counters: &mut Counters, window: u32, reserved_until: Option<Time>, now: Time) {
         // Work that came up while the locker was held may be for a window that has been swept since.
         if counters.table.queue(window).is_none() {
@@ -356,7 +357,9 @@ impl Queue {
         // changes.
         let next = times.into_iter().flatten().filter(|at| *at > now).min();
         let wakeup = queue.wakeup;
-        if next == wakeup {
+        // One that is due and has not fired stays: a look that began before the opening may end after it.
+        let is_due = wakeup.is_some_and(|at| at <= now);
+        if next == wakeup || mutant!(is_due, "a look that ends after an opening forgets it", false) {
             return;
         }
         if let Some(at) = wakeup {

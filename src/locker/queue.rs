@@ -191,6 +191,9 @@ pub(super) struct Queue {
     pub(super) deadlines: BTreeSet<(Time, u32)>,
     /// Times at which the queue of a window must be checked, soonest first.
     pub(super) wakeups: BTreeSet<(Time, u32)>,
+    /// Time of the last look for wake-ups that are due. One up to it that is still in the list waits for the
+    /// next step.
+    pub(super) woken_at: Time,
     /// Checks that the next dispatch must make.
     pub(super) dirty: VecDeque<Dirty>,
     /// Waiters that found room while the locker was held. Their deadline may be extended until it
@@ -219,6 +222,7 @@ impl Queue {
             by_windows: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             wakeups: BTreeSet::new(),
+            woken_at: Time::START,
             dirty: VecDeque::new(),
             held_waiters: Vec::new(),
             seq: 0,
@@ -242,8 +246,14 @@ impl Queue {
 
     /// True if the last step ended before all was done that had come up.
     pub(super) fn is_unfinished(&self) -> bool {
-        let has_work = !self.dirty.is_empty() || !self.held_waiters.is_empty();
+        let has_work = self.has_news() || !self.held_waiters.is_empty();
         self.requeue.is_some() || has_work && !self.is_held
+    }
+
+    /// True if a look at a window or a group has come up and is not made yet: a waiter may go there.
+    pub(super) fn has_news(&self) -> bool {
+        let is_due = |(at, _): &(Time, u32)| *at <= self.woken_at;
+        !self.dirty.is_empty() || self.wakeups.first().is_some_and(is_due)
     }
 
     /// Frees some of the memory of waiters that were many.

@@ -64,6 +64,9 @@ const UNFINISHED: MutantKiller =
     test("a_newcomer_waits_behind_those_whose_turn_has_come_and_who_have_not_been_looked_at", |_| {
         steps::a_newcomer_waits_behind_those_whose_turn_has_come_and_who_have_not_been_looked_at();
     });
+const HALF_LOOKED_AT: MutantKiller = test("a_waiter_whose_slot_opens_while_its_window_is_half_looked_at_goes", |_| {
+    steps::a_waiter_whose_slot_opens_while_its_window_is_half_looked_at_goes();
+});
 const REQUEUED: MutantKiller = test("a_newcomer_joins_those_that_are_being_requeued", |_| {
     steps::a_newcomer_joins_those_that_are_being_requeued();
 });
@@ -81,6 +84,7 @@ const HERD: MutantKiller = test("fifty_refused_callers_that_come_back_as_told_ar
 /// Faults of the steps: what is left for the next one.
 const STEPS: &[MutantRow] = &[
     ("a newcomer overtakes an unfinished opening", UNFINISHED),
+    ("a look that ends after an opening forgets it", HALF_LOOKED_AT),
     ("a newcomer overtakes waiters that are being requeued", REQUEUED),
     ("waiters keep their places under another order", REORDERED),
     ("a window is not carried over when touched", CARRIED),

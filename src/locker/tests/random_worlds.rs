@@ -58,7 +58,7 @@ proptest! {
 
     #[test]
     fn in_a_random_world_of_short_steps_every_invariant_holds(seed: u64) {
-        for world_config in [IN_ORDER, WorldConfig::PLAIN, CHANGING, CHANGING_TURNS, CHANGING_HELD, FEW_KEYS] {
+        for world_config in [IN_ORDER, WorldConfig::PLAIN, HELD, CHANGING, CHANGING_TURNS, CHANGING_HELD, FEW_KEYS] {
             LockerWorld::new(seed, in_short_steps(seed, world_config)).run();
         }
     }

@@ -94,6 +94,61 @@ fn one_that_would_not_wait_goes_if_its_turn_comes_within_the_steps_of_the_moment
 }
 
 #[test]
+pub(super) fn a_waiter_whose_slot_opens_while_its_window_is_half_looked_at_goes() {
+    for units in 1..3 {
+        for keys in 1..8 {
+            let mut locker = with_steps(units, vec![named("a", 1)]);
+            // The others open first, and more wake-ups come at once than a step sees to.
+            for key in 0..=keys {
+                let now = if key == keys { 1 } else { 0 };
+                assert!(send(&mut locker, &ask(&[claim(0, key, 1)], 9), ms(now)).is_ok());
+            }
+            let mut olds: Vec<Ticket> = (0..=keys).map(|key| waits(&mut locker, &[claim(0, key, 1)], ms(2))).collect();
+            assert!(finish(&mut locker, ms(2)).is_empty());
+            // A short pause changes nothing for the last one, but has its window looked at.
+            locker.pause(LimitId(0), Key(keys), ms(500), ms(3));
+            locker.handle_timeout(ms(1001));
+            let mut verdicts = drain(&mut locker);
+            // Calls of the same moment go on with the looks; they wake nobody.
+            for moment in 0..5 {
+                locker.pause(LimitId(0), Key(100 + moment), ms(1002), ms(1001));
+                verdicts.extend(drain(&mut locker));
+            }
+            verdicts.extend(finish(&mut locker, ms(1001)));
+            let mut went = granted(&verdicts);
+            went.sort_by_key(|ticket| ticket.index);
+            olds.sort_by_key(|ticket| ticket.index);
+            assert_eq!(went, olds, "{units} units, {keys} others");
+        }
+    }
+}
+
+#[test]
+fn one_that_would_not_wait_is_not_refused_before_all_have_been_woken_whose_slots_have_opened() {
+    for units in 1..12 {
+        for steps in 0..40 {
+            let keys = 12;
+            let mut locker = with_steps(units, vec![named("a", 2)]);
+            (0..keys).for_each(|key| fill(&mut locker, &[claim(0, key, 1)], 2));
+            (0..keys).for_each(|key| _ = waits(&mut locker, &[claim(0, key, 1)], ms(1)));
+            assert!(finish(&mut locker, ms(1)).is_empty());
+            locker.handle_timeout(ms(1000));
+            let mut verdicts = drain(&mut locker);
+            for moment in 0..steps {
+                locker.pause(LimitId(0), Key(100 + moment), ms(1001), ms(1000));
+                verdicts.extend(drain(&mut locker));
+            }
+            let claims = [claim(0, keys - 1, 1)];
+            let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&claims, 2) }, ms(1000));
+            verdicts.extend(finish(&mut locker, ms(1000)));
+            assert!(!matches!(verdict, Verdict::Sorry(_)), "{units} units, {steps} steps: {verdict:?}");
+            let at_once = usize::from(matches!(verdict, Verdict::Go(_)));
+            assert_eq!(granted(&verdicts).len() + at_once, keys as usize + 1, "{units} units, {steps} steps");
+        }
+    }
+}
+
+#[test]
 pub(super) fn a_newcomer_joins_those_that_are_being_requeued() {
     for units in 1..6 {
         for steps in 0..30 {
