@@ -68,6 +68,30 @@ fn aiohttp_is_found_whenever_it_is_imported_and_a_session_may_say_otherwise() {
 }
 
 #[test]
+fn libraries_that_take_their_roots_from_certifi_trust_the_gateway() {
+    let certifi = |base: &str| {
+        let mut command = python("unchanged.py");
+        command.args(["certifi", base, "2"]);
+        command
+    };
+    Yard::new().all_go_well(4, certifi);
+}
+
+#[test]
+fn certifi_names_its_own_roots_where_the_bundle_cannot_be_read() {
+    let yard = Yard::new();
+    for (set, name) in
+        [("", "bundle.pem"), ("LOCKGATE_CA_BUNDLE=", "cacert.pem"), ("LOCKGATE_CA_BUNDLE=/-", "cacert.pem")]
+    {
+        let mut command = Command::new("env");
+        command.args(Some(set).filter(|set| !set.is_empty())).arg(top().join(".venv/bin/python"));
+        command.args(["-c", "import certifi; print(certifi.where())"]);
+        let output = yard.run(&command);
+        assert!(out(&output).trim().ends_with(name), "{set}: {}{}", out(&output), err(&output));
+    }
+}
+
+#[test]
 fn a_sitecustomize_of_the_users_own_runs_too() {
     let yard = Yard::new();
     let own = Dir::new();

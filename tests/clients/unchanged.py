@@ -85,6 +85,20 @@ def with_urllib():
     run(lambda url: urlopen(url).read(), lambda url, body: urlopen(url, data=body).read())
 
 
+def with_certifi():
+    """urllib with the roots that certifi names, by its file and by its text, as many libraries hand them to TLS."""
+    import ssl
+    from urllib.request import urlopen
+
+    import certifi
+
+    for roots in [{"cafile": certifi.where()}, {"cadata": certifi.contents()}]:
+        context = ssl.create_default_context(**roots)
+        for n in range(count):
+            path = f"/certifi/{n}"
+            check("GET", urlopen(base + path, context=context).read(), path.encode())
+
+
 def with_aiohttp():
     import aiohttp
 
@@ -157,6 +171,7 @@ def with_grpc():
     "httpx-many": with_httpx_many,
     "urllib3": with_urllib3,
     "urllib": with_urllib,
+    "certifi": with_certifi,
     "aiohttp": with_aiohttp,
     "aiohttp-websocket": with_aiohttp_websocket,
     "websockets": with_websockets,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// What steers callers from outside; each test says for itself where they go and whom they trust.
-pub(crate) const ENVIRONMENT: [&str; 39] = [
+pub(crate) const ENVIRONMENT: [&str; 40] = [
     "http_proxy",
     "HTTP_PROXY",
     "https_proxy",
@@ -43,6 +43,7 @@ pub(crate) const ENVIRONMENT: [&str; 39] = [
     "CARGO_HTTP_PROXY",
     "npm_config_cafile",
     "NPM_CONFIG_CAFILE",
+    "LOCKGATE_CA_BUNDLE",
     "LOCKGATE_CONFIG",
     "RUST_LOG",
 ];

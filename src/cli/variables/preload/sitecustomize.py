@@ -1,12 +1,19 @@
-"""Lets aiohttp use the proxy of the environment; written by `lockgate exec`, and run at each start of Python.
+"""Lets aiohttp use the proxy, and certifi name the roots, of the environment; written by `lockgate exec`, and run at
+each start of Python.
 
 aiohttp reads HTTP_PROXY and its like only in `ClientSession(trust_env=True)`. Here the proxy becomes the default; a
 session that says `trust_env=False` stays as it says. With the proxy, `trust_env=True` reads passwords from ~/.netrc:
-sessions of the default do not. Nothing is imported before the program imports aiohttp.
+sessions of the default do not.
+
+certifi brings a list of roots, and reads no variable. Libraries that hand the file of `certifi.where()` to TLS would
+refuse the gateway. Here it is the file in LOCKGATE_CA_BUNDLE, if that is set.
+
+Nothing is imported before the program imports these libraries.
 
 A sitecustomize of the user's own is run afterwards, as if this one were not there.
 """
 
+import os
 import sys
 
 
@@ -19,7 +26,7 @@ def _install():
 
     proxy_only = ProxyOnly(1)
 
-    def patch(client):
+    def patch_aiohttp(client):
         session, request = client.ClientSession, client.ClientRequest
         defaults = session.__init__.__kwdefaults__
         if defaults.get("trust_env") is not False:
@@ -43,8 +50,25 @@ def _install():
 
             request.update_auth = patched_update_auth
 
+    def patch_certifi(core):
+        bundle = os.environ.get("LOCKGATE_CA_BUNDLE", "")
+        if not os.access(bundle, os.R_OK):
+            return
+
+        def where():
+            return bundle
+
+        def contents():
+            with open(bundle) as file:
+                return file.read()
+
+        core.where, core.contents = where, contents
+
+    # The package `certifi` takes both functions from this module.
+    patches = {"aiohttp.client": patch_aiohttp, "certifi.core": patch_certifi}
+
     class Loader(object):
-        """Runs the module as its own loader does, and then the patch."""
+        """Runs the module as its own loader does, and then its patch."""
 
         def __init__(self, loader):
             self.loader = loader
@@ -59,17 +83,18 @@ def _install():
             self.loader.exec_module(module)
             module.__loader__ = module.__spec__.loader = self.loader
             try:
-                patch(module)
+                patches[module.__name__](module)
             except Exception as error:
                 # A version with another inside: the program must run all the same, and be told.
-                sys.stderr.write("lockgate: this aiohttp does not use the gateway by default: %r\n" % (error,))
+                text = "lockgate: this version of %s does not work with the gateway by default: %r\n"
+                sys.stderr.write(text % (module.__name__, error))
 
     class Finder(object):
-        """Finds `aiohttp.client` as the finders behind it do, and adds the patch to its loader."""
+        """Finds a module that has a patch as the finders behind it do, and adds the patch to its loader."""
 
         @classmethod
         def find_spec(cls, name, path=None, target=None):
-            if name != "aiohttp.client":
+            if name not in patches:
                 return None
             for finder in sys.meta_path:
                 find_spec = None if finder is cls else getattr(finder, "find_spec", None)
