@@ -35,6 +35,7 @@ mod http2_origins; // one connection multiplexed, its rules kept, nothing lost
 mod idle_origins; // an end that an origin has announced costs no request
 mod interception; // a named host is opened, and every request inside counts
 mod keys; // what a limit matches and is counted per
+mod languages; // Ruby, Go, .NET, Guzzle and Haskell, unchanged, under exec
 mod leniency; // careless responses reach their callers well-formed
 mod limits; // the promise: never more than N in any span of T
 mod liveness; // what is dead or dying is not used again

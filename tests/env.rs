@@ -45,6 +45,8 @@ fn env_prints_what_exec_sets_and_starts_nothing() {
         "PYTHONPATH",
         "NODE_OPTIONS",
         "npm_config_cafile",
+        "LOCKGATE_CA_BUNDLE",
+        "SYSTEM_CERTIFICATE_PATH",
     ];
     let before = [("NO_PROXY", "it's a,b"), ("JAVA_TOOL_OPTIONS", "-Da='b c'")];
     let by_env = evaluated(&stage, &names, &before);

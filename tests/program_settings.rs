@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::support::gateway::Dir;
 use crate::support::processes::{need, python, top};
-use crate::support::program::{self, out};
+use crate::support::program::out;
 use crate::support::stage::Before;
 use crate::support::yard::Yard;
 
@@ -68,25 +68,6 @@ fn perls_lwp_and_http_tiny_go_through_the_gateway() {
 }
 
 #[test]
-fn ruby_goes_through_the_gateway() {
-    // Ruby never sends a request to this machine to a proxy, so the name is none.
-    let stage = program::Stage::new(
-        "[[limit]]\nname = \"the-limit\"\nmatch = { host = \"ruby.invalid\" }\nrequests = 100\nper = \"1s\"\n\n\
-         [tls]\nintercept = \"ruby.invalid\"\n",
-    );
-    let path = top().join("tests/clients/unchanged.rb");
-    let mut command = stage.exec(&["ruby", path.to_str().unwrap(), "http://ruby.invalid/", "https://ruby.invalid/"]);
-    let output = command.env("LOCKGATE_EXEC_LOG", "exec.log").output().unwrap();
-    assert_eq!(out(&output), "502\n502\n502\n502\n", "{}", program::err(&output));
-    stage.no_gateway_is_left();
-    let log = std::fs::read_to_string(stage.dir.path().join("exec.log")).unwrap();
-    for scheme in ["http", "https"] {
-        let line = format!("GET {scheme}://ruby.invalid/ 502 limits=the-limit");
-        assert_eq!(log.matches(&line).count(), 2, "{log}");
-    }
-}
-
-#[test]
 fn apt_goes_through_the_gateway_with_the_settings_of_its_user() {
     // Under root, apt loads as another user, which must be able to read the roots.
     let yard = Yard::begin(Before::in_dir(Dir::public()), "");
@@ -137,7 +118,7 @@ fn uv_goes_through_the_gateway() {
 }
 
 #[test]
-fn botocore_goes_through_the_gateway() {
+fn boto3_goes_through_the_gateway() {
     Yard::new().all_are_asked(|base| {
         let mut command = python("unchanged_s3.py");
         command.arg(base);

@@ -63,7 +63,7 @@ const SWITCHES: [&str; 2] = ["NODE_USE_ENV_PROXY", "PERL_LWP_ENV_PROXY"];
 /// Read by our `sitecustomize.py`, and at hand for programs that take such a file as an argument.
 const CA_BUNDLE: &str = "LOCKGATE_CA_BUNDLE";
 /// Variables that name a PEM file in place of a program's own root certificates.
-const BUNDLE_VARIABLES: [&str; 15] = [
+const BUNDLE_VARIABLES: [&str; 16] = [
     "SSL_CERT_FILE",                      // OpenSSL, Go, Ruby, httpx, uv, rustls
     "CURL_CA_BUNDLE",                     // curl
     "AWS_CA_BUNDLE",                      // AWS command line and SDKs
@@ -78,6 +78,7 @@ const BUNDLE_VARIABLES: [&str; 15] = [
     "YARN_HTTPS_CA_FILE_PATH",            // Yarn from 2 on, also if it has an `httpsCaFilePath` in a file
     "PERL_LWP_SSL_CA_FILE",               // Perl's LWP
     "HTTPS_CA_FILE",                      // Perl's Crypt::SSLeay, and LWP before 6
+    "SYSTEM_CERTIFICATE_PATH",            // Haskell: pandoc, stack
     CA_BUNDLE,                            // Python's certifi, by our `sitecustomize.py`
 ];
 /// Variable that names a file or folder in place of the root certificates of Python requests. A

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// What steers callers from outside; each test says for itself where they go and whom they trust.
-pub(crate) const ENVIRONMENT: [&str; 40] = [
+pub(crate) const ENVIRONMENT: [&str; 41] = [
     "http_proxy",
     "HTTP_PROXY",
     "https_proxy",
@@ -44,6 +44,7 @@ pub(crate) const ENVIRONMENT: [&str; 40] = [
     "npm_config_cafile",
     "NPM_CONFIG_CAFILE",
     "LOCKGATE_CA_BUNDLE",
+    "SYSTEM_CERTIFICATE_PATH",
     "LOCKGATE_CONFIG",
     "RUST_LOG",
 ];

@@ -72,6 +72,7 @@ fn where_tunnels_are_opened_every_program_is_told_whom_to_believe() {
         "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
         "npm_config_cafile",
         "PERL_LWP_SSL_CA_FILE",
+        "SYSTEM_CERTIFICATE_PATH",
         CA_BUNDLE,
     ] {
         assert_eq!(set[name], "/certs/bundle.pem", "{name}");
