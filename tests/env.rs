@@ -45,6 +45,7 @@ fn env_prints_what_exec_sets_and_starts_nothing() {
         "PYTHONPATH",
         "NODE_OPTIONS",
         "npm_config_cafile",
+        "BUN_INSPECT_PRELOAD",
         "LOCKGATE_CA_BUNDLE",
         "SYSTEM_CERTIFICATE_PATH",
     ];

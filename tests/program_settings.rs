@@ -24,6 +24,14 @@ fn script(interpreter: &str, name: &str, base: &str) -> Command {
     program(interpreter, &[path.to_str().unwrap(), base, "3"])
 }
 
+/// A program from the npm registry.
+#[track_caller]
+fn node_program(name: &str) -> PathBuf {
+    let path = top().join("tests/clients/node/node_modules/.bin").join(name);
+    need(&path, "the Node libraries of the tests");
+    path
+}
+
 #[test]
 fn wget_goes_through_the_gateway_with_the_settings_of_its_user() {
     let yard = Yard::new();
@@ -135,6 +143,27 @@ fn npm_goes_through_the_gateway_also_with_a_cafile_of_its_own() {
         let mut command = program("npm", &["view", "nothing", "--fetch-retries=0", "--registry", &format!("{base}/")]);
         command.env("SSL_CERT_FILE", "/dev/null").env("NODE_EXTRA_CA_CERTS", "/dev/null");
         command
+    });
+}
+
+#[test]
+fn yarn_goes_through_the_gateway() {
+    let yard = Yard::new();
+    yard.stage.gateway.dir.write("package.json", "{}");
+    yard.all_are_asked(|base| {
+        let mut command = program(node_program("yarn"), &["npm", "info", "nothing"]);
+        command.env("YARN_NPM_REGISTRY_SERVER", base).env("YARN_UNSAFE_HTTP_WHITELIST", "localhost");
+        command.env("YARN_ENABLE_TELEMETRY", "0").env("YARN_HTTP_RETRY", "0");
+        command
+    });
+}
+
+#[test]
+fn pnpm_goes_through_the_gateway() {
+    let yard = Yard::new();
+    yard.stage.gateway.dir.write("package.json", "{}");
+    yard.all_are_asked(|base| {
+        program(node_program("pnpm"), &["add", "nothing", "--fetch-retries=0", "--registry", &format!("{base}/")])
     });
 }
 

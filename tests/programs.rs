@@ -162,12 +162,40 @@ fn axios_is_sent_to_the_gateway_once() {
     let yard = Yard::new();
     for no_proxy in [None, Some("corp.example")] {
         for base in [yard.plain_base(), yard.secure.url(""), yard.closed.url("")] {
-            let mut command = node(pinned_node(), "axios.mjs", &[&format!("{base}/a")]);
+            let mut command = node(pinned_node(), "library.mjs", &["axios", &format!("{base}/a")]);
             command.envs(no_proxy.map(|list| ("NO_PROXY", list)));
             assert_eq!(yard.prints(&command).trim(), "200 /a", "{base} {no_proxy:?}");
         }
     }
     yard.all_came(2);
+}
+
+#[test]
+fn libraries_of_node_go_through_the_gateway() {
+    let libraries = ["got", "node-fetch", "undici"];
+    let yard = Yard::new();
+    for library in libraries {
+        for base in [yard.plain_base(), yard.secure.url(""), yard.closed.url("")] {
+            let command = node(pinned_node(), "library.mjs", &[library, &format!("{base}/a")]);
+            assert_eq!(yard.prints(&command).trim(), "200 /a", "{library} {base}");
+        }
+    }
+    yard.all_came(libraries.len());
+}
+
+#[test]
+fn bun_and_deno_go_through_the_gateway() {
+    for (name, args) in [("bun", &["run"][..]), ("deno", &["run", "--allow-all"])] {
+        let program = top().join("tests/clients/node/node_modules/.bin").join(name);
+        need(&program, "the Node libraries of the tests");
+        let yard = Yard::new();
+        // fetch: 3 + 2; requests: 4 kinds of 3, and 2.
+        yard.all_go_well(19, |base| {
+            let mut command = Command::new(&program);
+            command.args(args).arg(top().join("tests/clients/node/unchanged.mjs")).args([base, "3"]);
+            command
+        });
+    }
 }
 
 #[test]

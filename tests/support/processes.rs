@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// What steers callers from outside; each test says for itself where they go and whom they trust.
-pub(crate) const ENVIRONMENT: [&str; 41] = [
+pub(crate) const ENVIRONMENT: [&str; 42] = [
     "http_proxy",
     "HTTP_PROXY",
     "https_proxy",
@@ -21,6 +21,7 @@ pub(crate) const ENVIRONMENT: [&str; 41] = [
     "NODE_EXTRA_CA_CERTS",
     "NODE_OPTIONS",
     "NODE_USE_ENV_PROXY",
+    "BUN_INSPECT_PRELOAD",
     "DENO_CERT",
     "AWS_CA_BUNDLE",
     "GIT_SSL_CAINFO",

@@ -1,7 +1,8 @@
-//! Preload files: programs of ours that Python and Node run at their start, and that make the libraries in them use the
-//! proxy of the environment which do not by themselves.
+//! Preload files: programs of ours that Python, Node and Bun run at their start, and that make the libraries in them use
+//! the proxy of the environment which do not by themselves.
 //!
-//! Python runs `sitecustomize` of the first folder in `PYTHONPATH` that has one, Node each `--require` of `NODE_OPTIONS`.
+//! Python runs `sitecustomize` of the first folder in `PYTHONPATH` that has one, Node each `--require` of `NODE_OPTIONS`,
+//! and Bun the file in `BUN_INSPECT_PRELOAD`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -12,16 +13,22 @@ use std::path::{Path, PathBuf};
 use super::{Env, Variables};
 use crate::tls::bundle::write_atomically;
 
-/// Makes aiohttp use the proxy.
+/// Makes aiohttp use the proxy, and certifi name the bundle of roots.
 const PYTHON: &str = include_str!("preload/sitecustomize.py");
-/// Makes `http`, `https` and `fetch` of Node use the proxy, where Node does not.
+/// Makes `http`, `https` and `fetch` of Node use the proxy, where Node or Bun does not.
 const NODE: &str = include_str!("preload/preload.cjs");
+
+/// Variable that names a file for Bun to run first.
+///
+/// It is meant for debuggers. Bun's documented `BUN_OPTIONS` is of no use: programs that `bun build --compile` of
+/// Bun 1.2 and 1.3 made take what is in it for arguments of their own.
+const BUN: &str = "BUN_INSPECT_PRELOAD";
 
 /// Written files.
 pub(super) struct Preload {
     /// Folder with `sitecustomize.py`, and nothing else that Python imports.
     python: PathBuf,
-    /// File for Node.
+    /// File for Node and Bun.
     node: PathBuf,
 }
 
@@ -39,7 +46,8 @@ pub(super) fn write(folder: &Path) -> io::Result<Preload> {
     Ok(preload)
 }
 
-/// Sets `PYTHONPATH` and `NODE_OPTIONS`. What is in them stays, behind ours.
+/// Sets `PYTHONPATH`, `NODE_OPTIONS` and `BUN_INSPECT_PRELOAD`. What is in the first two stays, behind ours; the third
+/// holds one file, so one of the user's stays alone.
 ///
 /// A folder that cannot stand in them, as it has a colon in its name, is noted.
 pub(super) fn add(preload: &Preload, env: Env<'_>, variables: &mut Variables) {
@@ -51,6 +59,9 @@ pub(super) fn add(preload: &Preload, env: Env<'_>, variables: &mut Variables) {
         Err(error) => variables.notes.push(format!("{}: {error}", preload.python.display())),
     }
     variables.set.push(("NODE_OPTIONS", node_options(&preload.node, &env("NODE_OPTIONS").unwrap_or_default())));
+    if env(BUN).is_none_or(|file| file.is_empty()) {
+        variables.set.push((BUN, preload.node.clone().into()));
+    }
 }
 
 /// The value of `NODE_OPTIONS` with our file before the options that are there, and once.
@@ -101,13 +112,15 @@ mod tests {
     #[test]
     fn what_the_user_has_set_stays_behind_ours_and_ours_is_set_once() {
         let preload = Preload { python: "/c/python".into(), node: "/c/node/preload.cjs".into() };
-        let alone = ["/c/python", "--require=/c/node/preload.cjs"];
+        let alone = ["/c/python", "--require=/c/node/preload.cjs", "/c/node/preload.cjs"];
         assert_eq!(added(&preload, &[]), alone);
         assert_eq!(added(&preload, &[("PYTHONPATH", ""), ("NODE_OPTIONS", " ")]), alone);
-        let theirs = [("PYTHONPATH", "/a:/b"), ("NODE_OPTIONS", "--require \"/x y.js\" --trace-warnings")];
+        let options = "--require \"/x y.js\" --trace-warnings";
+        let theirs = [("PYTHONPATH", "/a:/b"), ("NODE_OPTIONS", options), (BUN, "/debugger.js")];
         let both = ["/c/python:/a:/b", "--require=/c/node/preload.cjs --require \"/x y.js\" --trace-warnings"];
         assert_eq!(added(&preload, &theirs), both);
-        assert_eq!(added(&preload, &[("PYTHONPATH", both[0]), ("NODE_OPTIONS", both[1])]), both);
+        let again = [("PYTHONPATH", both[0]), ("NODE_OPTIONS", both[1]), (BUN, "/c/node/preload.cjs")];
+        assert_eq!(added(&preload, &again), both);
     }
 
     #[test]

@@ -1,12 +1,15 @@
-// Lets Node use the proxy of the environment; written by `lockgate exec`, and run at each start of Node (NODE_OPTIONS).
+// Lets Node and Bun use the proxy of the environment; written by `lockgate exec`, and run at each start of Node
+// (NODE_OPTIONS) and Bun (BUN_INSPECT_PRELOAD).
 //
 // From 22.21, and from 24.5 on, Node does this itself if NODE_USE_ENV_PROXY is set, but for agents that a program makes
 // without `proxyEnv`. Here every `http.Agent`, every `https.Agent` and the dispatcher of `fetch` do it in every version
 // from 14 on. Agents and dispatchers with connections of their own (another proxy, a Unix socket) stay as they are.
+// Bun does it itself in `fetch`, and from 1.4 on not with agents that a program makes.
 "use strict";
 
 const [major, minor] = process.versions.node.split(".").map(Number);
-const nodeCallsProxy = major > 24 || (major === 24 && minor >= 5) || (major === 22 && minor >= 21);
+const isBun = Boolean(process.versions.bun);
+const nodeCallsProxy = isBun || major > 24 || (major === 24 && minor >= 5) || (major === 22 && minor >= 21);
 
 const env = (name) => process.env[name.toLowerCase()] || process.env[name];
 const parsed = (text) => {
@@ -118,7 +121,7 @@ function install() {
   }
 
   patchAgents();
-  if (typeof globalThis.fetch === "function") patchFetch();
+  if (typeof globalThis.fetch === "function" && !isBun) patchFetch();
 
   function patchAgents() {
     const plain = http.Agent.prototype;
