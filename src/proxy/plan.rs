@@ -1,5 +1,7 @@
 //! Plan of a request that is forwarded: target, caller, claims and the connection that it needs.
 
+use std::sync::Arc;
+
 use super::access::Admitted;
 use super::claims::Claims;
 use super::header_rules::Outgoing;
@@ -30,7 +32,7 @@ pub(super) struct Plan {
     /// Deadline of its connection: the slot of its last permit cannot be used later.
     pub(super) connected_by: Time,
     /// Timeouts under the configuration in force at its last permit.
-    pub(super) timeouts: RequestTimeouts,
+    pub(super) timeouts: Arc<RequestTimeouts>,
 }
 
 impl Plan {

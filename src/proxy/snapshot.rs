@@ -25,7 +25,7 @@ use super::refusal::Refusal;
 use super::reused::Reused;
 use super::settings::{PoolSettings, Settings};
 use super::target::{Origin, Targets};
-use super::timeouts::Timeouts;
+use super::timeouts::{TimeoutTable, Timeouts};
 use super::trace;
 use super::tunnel_warnings::WarnedHosts;
 use super::warning;
@@ -88,7 +88,7 @@ pub struct PreparedSnapshot {
     pub(super) targets: Targets,
     pub(super) access: Reused<access::Settings, Access>,
     pub(super) balancers: balancers::Settings,
-    pub(super) timeouts: Timeouts,
+    pub(super) timeouts: TimeoutTable,
     pub(super) gate: Arc<Gate>,
     pub(super) drain: Drain,
     pub(super) metrics: Arc<Metrics>,
@@ -183,7 +183,7 @@ impl PreparedSnapshot {
             targets: Targets::new(settings.routes),
             access: Reused::reuse_or_make(before.map(|before| &before.access), settings.access, access)?,
             balancers: settings.balancers,
-            timeouts: settings.timeouts,
+            timeouts: TimeoutTable::new(settings.timeouts),
             gate,
             drain,
             metrics,

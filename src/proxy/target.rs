@@ -9,7 +9,7 @@ use super::location::LocationMap;
 use super::refusal::Refusal;
 pub use super::route::{CrossSite, Route};
 use super::route::{RouteMatch, Routes};
-use super::timeouts::{RequestTimeouts, Timeouts};
+use super::timeouts::{RequestTimeouts, TimeoutTable};
 use super::uri_origin::write_port;
 pub use super::uri_origin::{Origin, PlainVersion, Scheme};
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
@@ -89,8 +89,8 @@ impl Target {
     }
 
     /// Timeouts of a request for this target.
-    pub(super) fn timeouts(&self, head: &RequestHead, timeouts: &Timeouts) -> RequestTimeouts {
-        timeouts.of(&self.origin.host, self.origin.port, &self.path(head))
+    pub(super) fn timeouts(&self, head: &RequestHead, timeouts: &TimeoutTable) -> Arc<RequestTimeouts> {
+        timeouts.find(&self.origin.host, self.origin.port, || self.path(head))
     }
 
     /// Appends the result of [`Target::path`].

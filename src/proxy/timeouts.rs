@@ -1,6 +1,8 @@
 //! Timeouts: `[timeouts]` of the configuration, and `[[timeouts.for]]` for the requests to some hosts.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,15 +94,17 @@ pub(super) struct RequestTimeouts {
 }
 
 impl Timeouts {
-    /// Timeouts of a request to this host for this path; the path of a tunnel is empty.
-    pub(super) fn of(&self, host: &str, port: u16, path: &str) -> RequestTimeouts {
+    /// Timeouts of a request to this host for this path, with those of `[[timeouts.for]]`; the path of a tunnel is empty.
+    fn of(&self, host: &str, port: u16, path: &str) -> RequestTimeouts {
         let path = path.split('?').next().unwrap_or_default();
-        let mut chosen: Vec<&TimeoutOverride> = Vec::new();
-        if !self.overrides.is_empty() {
-            // A path with too many readings matches none.
-            let read = Path::read(path).ok();
-            chosen.extend(self.overrides.iter().filter(|one| one.matches(host, port, read.as_ref())));
-        }
+        // A path with too many readings matches none.
+        let read = Path::read(path).ok();
+        let chosen = self.overrides.iter().filter(|one| one.matches(host, port, read.as_ref()));
+        self.overridden(&chosen.collect::<Vec<_>>())
+    }
+
+    /// Timeouts of a request that these overrides match.
+    fn overridden(&self, chosen: &[&TimeoutOverride]) -> RequestTimeouts {
         let pick = |key, common, of: fn(&TimeoutOverride) -> Option<Duration>| {
             let own = chosen.iter().find_map(|one| Some((of(one)?, Arc::clone(&one.name))));
             own.map_or(Timeout { key, value: common, section: None }, |(value, name)| Timeout {
@@ -135,6 +139,35 @@ impl Timeouts {
 
     fn longest(&self, common: Duration, of: fn(&TimeoutOverride) -> Option<Duration>) -> Duration {
         self.overrides.iter().filter_map(of).fold(common, Duration::max)
+    }
+}
+
+/// Timeouts of a configuration, with the common ones ready for the requests that no override is for.
+#[derive(Debug)]
+pub(super) struct TimeoutTable {
+    timeouts: Timeouts,
+    common: Arc<RequestTimeouts>,
+}
+
+impl TimeoutTable {
+    pub(super) fn new(timeouts: Timeouts) -> TimeoutTable {
+        TimeoutTable { common: Arc::new(timeouts.overridden(&[])), timeouts }
+    }
+
+    /// Timeouts of a request to this host for this path; the path of a tunnel is empty.
+    pub(super) fn find<'p>(&self, host: &str, port: u16, path: impl FnOnce() -> Cow<'p, str>) -> Arc<RequestTimeouts> {
+        if self.timeouts.overrides.is_empty() {
+            return Arc::clone(&self.common);
+        }
+        Arc::new(self.timeouts.of(host, port, &path()))
+    }
+}
+
+impl Deref for TimeoutTable {
+    type Target = Timeouts;
+
+    fn deref(&self) -> &Timeouts {
+        &self.timeouts
     }
 }
 
