@@ -33,6 +33,7 @@ mod http2; // many requests on one connection, each with its own permit
 mod http2_floods; // frames without end: their connection ends, others go on
 mod http2_origins; // one connection multiplexed, its rules kept, nothing lost
 mod idle_origins; // an end that an origin has announced costs no request
+mod in_use; // programs and servers that break behind other proxies, as their users run them
 mod interception; // a named host is opened, and every request inside counts
 mod keys; // what a limit matches and is counted per
 mod languages; // Ruby, Go, .NET, Guzzle and Haskell, unchanged, under exec

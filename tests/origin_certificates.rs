@@ -84,9 +84,10 @@ struct Lax(Child, u16);
 
 impl Lax {
     #[track_caller]
-    fn start() -> Lax {
+    fn start(args: &[&str]) -> Lax {
         let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", "-www", "-cipher", "ALL:@SECLEVEL=0"])
+            .args(["s_server", "-accept", "127.0.0.1:0", "-www"])
+            .args(args)
             .arg("-cert")
             .arg(weak("rsa1024.pem"))
             .arg("-key")
@@ -113,10 +114,21 @@ impl Drop for Lax {
 #[test]
 fn a_key_of_1024_bits_is_too_weak() {
     let before = Before::new();
-    let origin = Lax::start();
+    let origin = Lax::start(&["-cipher", "ALL:@SECLEVEL=0"]);
     let toml = UNLIMITED.to_owned() + &opens(&["localhost"], &[origin.1], &weak("root.pem"));
     let stage = before.gateway_with(&toml);
     refused(&stage, &format!("localhost:{}", origin.1), &["1024 bits"]);
+}
+
+#[test]
+fn an_origin_without_forward_secrecy_is_told_as_such() {
+    let before = Before::new();
+    // RSA key exchange, as the servers have that were never touched again.
+    let origin = Lax::start(&["-tls1_2", "-cipher", "AES128-GCM-SHA256:@SECLEVEL=0"]);
+    let stage = before.gateway(UNLIMITED, &[origin.1]);
+    let answer = stage.get(&format!("localhost:{}", origin.1), "/");
+    check_ours(&answer, 502, "tls_alert_received|tls_protocol_error");
+    assert!(answer.text().contains("no cipher in common with us"), "{}", answer.text());
 }
 
 #[test]

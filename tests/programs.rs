@@ -19,13 +19,13 @@ fn aiohttp(base: &str) -> Command {
     command
 }
 
-fn pinned_node() -> PathBuf {
+pub(crate) fn pinned_node() -> PathBuf {
     let node = top().join("tests/clients/node/node_modules/.bin/node");
     need(&node, "a Node that knows NODE_USE_ENV_PROXY, and its libraries,");
     node
 }
 
-fn node(program: impl AsRef<std::ffi::OsStr>, script: &str, args: &[&str]) -> Command {
+pub(crate) fn node(program: impl AsRef<std::ffi::OsStr>, script: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.arg(top().join("tests/clients/node").join(script)).args(args);
     command

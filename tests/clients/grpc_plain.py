@@ -2,9 +2,13 @@
 
 usage: grpc_plain.py serve          prints its port
        grpc_plain.py call HOST:PORT
+       grpc_plain.py refused HOST:PORT   expects the second call of an hour to be refused
+       grpc_plain.py retried HOST:PORT   makes calls that are refused at first, with a policy that retries them
+       grpc_plain.py quiet HOST:PORT     reads a stream with a silence in it
 """
 
 import concurrent.futures
+import json
 import queue
 import sys
 import time
@@ -45,6 +49,12 @@ def slow(request, context):
         time.sleep(0.01)
 
 
+def quiet(request, context):
+    yield b"first"
+    time.sleep(float(request))
+    yield b"last"
+
+
 def serve():
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {
@@ -53,6 +63,7 @@ def serve():
         "Count": grpc.unary_stream_rpc_method_handler(count),
         "Total": grpc.stream_unary_rpc_method_handler(total),
         "Chat": grpc.stream_stream_rpc_method_handler(chat),
+        "Quiet": grpc.unary_stream_rpc_method_handler(quiet),
         "Slow": grpc.unary_stream_rpc_method_handler(slow),
     })])
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
@@ -109,7 +120,48 @@ def call(target):
     print("well")
 
 
+def call_refused(target):
+    with grpc.insecure_channel(target, [("grpc.enable_retries", 0)]) as channel:
+        echo = channel.unary_unary(f"/{SERVICE}/Unary")
+        check("the first", echo(b"x", timeout=30), b"x")
+        try:
+            echo(b"y", timeout=30)
+            sys.exit("the second was not refused")
+        except grpc.RpcError as error:
+            check("status", error.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+            check("message", error.details().split(":")[0], "full")
+            # gRFC A6 gives a server's word to its retrying client in this field.
+            metadata = dict(error.initial_metadata() or ()) | dict(error.trailing_metadata() or ())
+            pause = int(metadata["grpc-retry-pushback-ms"])
+            check("pause", 0 < pause <= 3_600_000, True)
+    print("well")
+
+
+def call_retried(target):
+    policy = {
+        "maxAttempts": 5,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.01s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    }
+    config = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
+    with grpc.insecure_channel(target, [("grpc.service_config", config)]) as channel:
+        echo = channel.unary_unary(f"/{SERVICE}/Unary")
+        # With the policy's own pauses all attempts would be over in a tenth of a second.
+        for one in [echo.future(b"x", timeout=50) for _ in range(4)]:
+            check("unary", one.result(), b"x")
+    print("well")
+
+
+def call_quiet(target):
+    with grpc.insecure_channel(target) as channel:
+        got = list(channel.unary_stream(f"/{SERVICE}/Quiet")(b"1.2", timeout=50))
+        check("server streaming", got, [b"first", b"last"])
+    print("well")
+
+
 if sys.argv[1] == "serve":
     serve()
 else:
-    call(sys.argv[2])
+    {"call": call, "refused": call_refused, "retried": call_retried, "quiet": call_quiet}[sys.argv[1]](sys.argv[2])
