@@ -1,7 +1,8 @@
 //! Programs and servers that break behind other proxies, as their users run them: real ones, and what they printed.
 
 use std::collections::HashSet;
-use std::process::{Command, Stdio};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -167,6 +168,57 @@ fn the_log_says_that_httpx_and_requests_give_up_sooner_than_they_could_be_served
     gateway.complains("hang up after");
     assert!(gateway.stderr().contains("while max_wait is 12h: give them a longer time-out"), "{}", gateway.stderr());
     assert_eq!(origin.count(), 1);
+}
+
+/// A server in a process of its own that prints no port; ended when dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    /// Starts it, and returns when it listens at `port`.
+    #[track_caller]
+    fn start(command: &mut Command, port: u16) -> Daemon {
+        let daemon = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let daemon = Daemon(daemon.unwrap_or_else(|e| panic!("{command:?}: {e}: run tests/run, which installs it")));
+        eventually("it listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// nginx with a compressible document.
+#[track_caller]
+fn nginx(dir: &Dir, port: u16) -> Daemon {
+    dir.write("data.json", &"{\"a\": 1}".repeat(1000));
+    let root = dir.path().display();
+    let file = format!(
+        "daemon off; master_process off; pid {root}/nginx.pid; error_log stderr crit; events {{}}\n\
+         http {{ access_log off; types {{ application/json json; }} gzip on; gzip_types application/json;\n\
+         client_body_temp_path {root}; proxy_temp_path {root}; fastcgi_temp_path {root}; uwsgi_temp_path {root};\n\
+         scgi_temp_path {root}; server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n"
+    );
+    let file = dir.write("nginx.conf", &file);
+    Daemon::start(Command::new("nginx").arg("-e").arg("stderr").arg("-c").arg(file), port)
+}
+
+#[test]
+fn nginx_compresses_as_it_does_without_a_gateway_if_no_via_tells_it_of_one() {
+    let (dir, port) = (Dir::new(), free_port());
+    let _nginx = nginx(&dir, port);
+    let url = format!("http://127.0.0.1:{port}/data.json");
+    let coded = |gateway: &Gateway| {
+        let head = curl(gateway, &["--head", "--header", "Accept-Encoding: gzip", &url]);
+        head.to_lowercase().contains("content-encoding: gzip")
+    };
+    let gateway = Gateway::start(&format!("{UNLIMITED}[http]\nvia_to_origins = false\n"));
+    assert!(coded(&gateway), "without Via");
+    assert!(gateway.reload(UNLIMITED));
+    assert!(!coded(&gateway), "RFC 9110 section 7.6.3 asks for Via, at which nginx compresses nothing by default");
 }
 
 /// Runs the program in a folder that is mounted read-only, as a ConfigMap of Kubernetes is.

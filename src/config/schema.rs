@@ -17,7 +17,7 @@ use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSectio
 use super::store_schema::StoreSection;
 use super::timeouts_schema::TimeoutsSection;
 use super::toml_table::TomlTable;
-use super::toml_value::{Setting, SourceSpan, Spanned};
+use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
 use super::value_parsers::{Destination, TextPattern, address, folder, host, path, plain_path, route_destination};
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
@@ -41,8 +41,8 @@ pub(super) struct ConfigFile {
     pub(super) access: AccessSection,
     /// `[timeouts]` and `[[timeouts.for]]`.
     pub(super) timeouts: TimeoutsSection,
-    /// `[http]`, with all defaults applied.
-    pub(super) response_head: HeadLimits,
+    /// `[http]`.
+    pub(super) http: HttpSection,
     /// `[store]`.
     pub(super) store: StoreSection,
     /// `[state]`.
@@ -147,7 +147,7 @@ impl ConfigFile {
             tls: root.section("tls", "[tls]", TlsSection::read),
             access: root.section("access", "[access]", AccessSection::read),
             timeouts: root.section("timeouts", "[timeouts]", TimeoutsSection::read),
-            response_head: root.section("http", "[http]", read_http),
+            http: root.section("http", "[http]", HttpSection::read),
             store: root.section("store", "[store]", StoreSection::read),
             state: root.section("state", "[state]", StateSection::read),
             config: root.section("config", "[config]", ConfigSection::read),
@@ -159,19 +159,27 @@ impl ConfigFile {
     }
 }
 
-/// Reads `[http]`.
-///
-/// Keys and defaults: `max_response_headers_kb` 64, from 16 to 256, and `max_response_headers_count`
-/// 256, from 10 to 1024.
-fn read_http(table: &mut TomlTable<'_>) -> HeadLimits {
-    let default = HeadLimits::default();
-    let mut number = |key, range| {
-        let number = table.get(key, |v| v.number(range)).get().map(|at| at.value);
-        number.and_then(|number| usize::try_from(number).ok())
-    };
-    HeadLimits {
-        bytes: number("max_response_headers_kb", 16..=256).map_or(default.bytes, |kib| kib * 1024),
-        fields: number("max_response_headers_count", 10..=1024).unwrap_or(default.fields),
+/// `[http]`, with all defaults applied.
+#[derive(Debug)]
+pub(super) struct HttpSection {
+    /// `max_response_headers_kb` 64, from 16 to 256, and `max_response_headers_count` 256, from 10 to 1024.
+    pub(super) response_head: HeadLimits,
+    /// `via_to_origins`, by default true.
+    pub(super) via_to_origins: bool,
+}
+
+impl HttpSection {
+    fn read(table: &mut TomlTable<'_>) -> HttpSection {
+        let default = HeadLimits::default();
+        let mut number = |key, range| {
+            let number = table.get(key, |v| v.number(range)).get().map(|at| at.value);
+            number.and_then(|number| usize::try_from(number).ok())
+        };
+        let response_head = HeadLimits {
+            bytes: number("max_response_headers_kb", 16..=256).map_or(default.bytes, |kib| kib * 1024),
+            fields: number("max_response_headers_count", 10..=1024).unwrap_or(default.fields),
+        };
+        HttpSection { response_head, via_to_origins: table.get("via_to_origins", TomlValue::boolean).or(true) }
     }
 }
 

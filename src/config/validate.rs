@@ -8,6 +8,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
@@ -29,6 +30,7 @@ use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::proxy::{self, PoolSettings, access, target, trace};
 use crate::tls::verify;
+use crate::wire::HeadLimits;
 
 /// Default of `[state] dir`, beside the file.
 const STATE: &str = "state";
@@ -88,13 +90,10 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
             identity,
             access_log: file.log.access,
             trace,
-            pool: PoolSettings {
-                idle_per_origin: IDLE_PER_ORIGIN,
-                idle_timeout: file.timeouts.common.idle,
-                response_head: file.response_head,
-            },
+            pool: pool(file.timeouts.common.idle, file.http.response_head),
             balancers,
             timeouts: file.timeouts.check(reports),
+            via_to_origins: file.http.via_to_origins,
             own: listen.clone(),
             warnings: Arc::default(),
         },
@@ -112,6 +111,11 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         warnings: Vec::new(),
         unusable,
     }
+}
+
+/// Bounds of the pool of connections to origins, from `[timeouts]` and `[http]`.
+fn pool(idle_timeout: Duration, response_head: HeadLimits) -> PoolSettings {
+    PoolSettings { idle_per_origin: IDLE_PER_ORIGIN, idle_timeout, response_head }
 }
 
 /// The state folder: as written, else systemd's `STATE_DIRECTORY`, else one beside the file.

@@ -162,7 +162,7 @@ fn plan(
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let access = &session.worker.snapshot.access;
     let upgrade = header_rules::wants_upgrade(head, options, |protocol| access.may_upgrade_to(protocol));
-    let outgoing = Outgoing { length, options, upgrade, trace: log.trace };
+    let outgoing = Outgoing { length, options, upgrade, via: session.worker.snapshot.via_to_origins, trace: log.trace };
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach };
     // A tunnel needs a new connection, one that carried no requests before.
     let fresh = if target.form == Form::Authority { Freshness::Since(log.started) } else { Freshness::Any };

@@ -90,8 +90,28 @@ pub(super) struct Outgoing {
     pub(super) options: ConnectionOptions,
     /// True if the connection may change its protocol, see [`wants_upgrade`].
     pub(super) upgrade: bool,
+    /// True if the origin is told of this gateway by `Via`.
+    pub(super) via: bool,
     /// Position in its trace, if it is traced.
     pub(super) trace: Option<TraceContext>,
+}
+
+impl Outgoing {
+    /// Calls `put` with the request's `Via`, unless the file turns it off.
+    pub(super) fn put_via(self, head: &RequestHead, put: impl FnOnce(&[u8], &[u8])) {
+        if self.via {
+            put(b"Via", via(head.version()));
+        }
+    }
+}
+
+/// Entry of the gateway in `Via`: the version in which a message was received, and a name (RFC 9110 §7.6.3).
+pub(super) fn via(received: Version) -> &'static [u8] {
+    match received {
+        Version::Http10 => b"1.0 lockgate",
+        Version::Http11 => b"1.1 lockgate",
+        Version::Http2 => b"2.0 lockgate",
+    }
 }
 
 /// True if the request asks for protocols all of which it `may` change to; if not, it is forwarded

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use http::{Request, Response};
 
-use super::header_rules::{Outgoing, Returned, asks_for_trailers, for_caller, for_origin, is_named, switches};
+use super::header_rules::{Outgoing, Returned, asks_for_trailers, for_caller, for_origin, is_named, switches, via};
 use super::problem::{PutField, date};
 use super::refusal::Refusal;
 use super::target::Target;
@@ -48,7 +48,7 @@ fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &
         (false, true) => b"TE: trailers\r\nConnection: TE\r\n",
         (false, false) => b"",
     });
-    write_field(out, b"Via", via(head.version()));
+    outgoing.put_via(head, |field, value| write_field(out, field, value));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -72,7 +72,7 @@ pub(super) fn request(head: &RequestHead, target: &Target, outgoing: Outgoing) -
     if asks_for_trailers(head) {
         fields.put(b"te", b"trailers");
     }
-    fields.put(b"via", via(head.version()));
+    outgoing.put_via(head, |field, value| fields.put(field, value));
     let mut authority = Vec::new();
     target.write_host(&mut authority);
     let path = target.path(head);
@@ -234,15 +234,6 @@ fn write_length(out: &mut Vec<u8>, length: Length) {
     }
 }
 
-/// Prefix of the entry in `Via`: the version in which a message was received (RFC 9110 §7.6.3).
-fn via(received: Version) -> &'static [u8] {
-    match received {
-        Version::Http10 => b"1.0 lockgate",
-        Version::Http11 => b"1.1 lockgate",
-        Version::Http2 => b"2.0 lockgate",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -258,7 +249,7 @@ mod tests {
         let length = crate::wire::framing::of_request(&head).unwrap();
         let options = ConnectionOptions::of(head.all(Name::Connection));
         let upgrade = wants_upgrade(&head, options, |protocol| protocol == b"websocket");
-        let outgoing = Outgoing { length, options, upgrade, trace: None };
+        let outgoing = Outgoing { length, options, upgrade, via: true, trace: None };
         let mut out = Vec::new();
         write_request(&head, &target, outgoing, &mut out);
         String::from_utf8(out).unwrap()

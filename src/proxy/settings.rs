@@ -47,6 +47,8 @@ pub struct Settings {
     pub trace: Option<trace::Settings>,
     /// Bounds of the pool of connections to origins.
     pub pool: PoolSettings,
+    /// True if forwarded requests bear the gateway's entry in `Via` (RFC 9110 §7.6.3).
+    pub via_to_origins: bool,
     /// Addresses that the gateway listens on.
     pub own: Vec<SocketAddr>,
     /// Warnings about settings that have less effect than they seem to.

@@ -97,6 +97,8 @@ pub struct PreparedSnapshot {
     pub(super) tls: Reused<verify::Settings, Connector>,
     pub(super) tracer: Option<Reused<trace::Settings, trace::Tracer>>,
     pub(super) pool: PoolSettings,
+    /// See [`Settings::via_to_origins`].
+    pub(super) via_to_origins: bool,
     /// Pauses that origins asked for; carried over by a reload.
     pub(super) pauses: Arc<PauseLog>,
     /// Hosts with a warning logged already; carried over by a reload.
@@ -192,6 +194,7 @@ impl PreparedSnapshot {
             tls: Reused::reuse_or_make(before.map(|before| &before.tls), settings.tls, tls)?,
             tracer: tracer.transpose()?,
             pool: settings.pool,
+            via_to_origins: settings.via_to_origins,
             pauses: before.map(|before| Arc::clone(&before.pauses)).unwrap_or_default(),
             warned_hosts: before.map(|before| Arc::clone(&before.warned_hosts)).unwrap_or_default(),
             identities: settings.identities,

@@ -69,7 +69,7 @@ impl OtherChanges {
                 old.access != new.access || old.dial.deny != new.dial.deny || old.dial.allow != new.dial.allow,
             ),
             ("[timeouts]", old.timeouts != new.timeouts),
-            ("[http]", old.pool.response_head != new.pool.response_head),
+            ("[http]", old.pool.response_head != new.pool.response_head || old.via_to_origins != new.via_to_origins),
             ("[trace]", old.trace != new.trace),
             ("[log]", before.log != after.log || old.access_log != new.access_log),
             ("[config]", before.watch != after.watch),

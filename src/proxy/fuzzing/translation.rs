@@ -71,7 +71,7 @@ fn admitted(head: &RequestHead) -> Option<(Target, Outgoing)> {
     }
     let options = ConnectionOptions::of(head.all(Name::Connection).chain(head.all(Name::ProxyConnection)));
     let upgrade = wants_upgrade(head, options, |protocol| protocol.eq_ignore_ascii_case(b"websocket"));
-    Some((target, Outgoing { length, options, upgrade, trace: None }))
+    Some((target, Outgoing { length, options, upgrade, via: true, trace: None }))
 }
 
 /// Bytes of HTTP/1 that are sent to the origin for a head, with what a second reader must find in them; `None` if the
