@@ -39,6 +39,13 @@ fn white_space_before_a_colon_is_removed() {
 }
 
 #[test]
+fn several_spaces_in_a_status_line_are_one() {
+    let answer = through("HTTP/1.0  401   Unauthorized\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!((answer.status, answer.text().as_str()), (401, "ok"), "{}", answer.raw);
+    assert!(answer.raw.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{}", answer.raw);
+}
+
+#[test]
 fn folded_lines_become_one() {
     let answer =
         through("HTTP/1.1 200 OK\r\nX-Fold: a\r\n b\r\n\t\tc \r\nX-Late:\r\n d\r\nContent-Length: 2\r\n\r\nok");

@@ -185,6 +185,7 @@ impl ResponseHead {
 pub(super) fn leniently() -> httparse::ParserConfig {
     let mut config = httparse::ParserConfig::default();
     config.allow_spaces_after_header_name_in_responses(true).allow_obsolete_multiline_headers_in_responses(true);
+    config.allow_multiple_spaces_in_response_status_delimiters(true);
     config
 }
 
