@@ -221,6 +221,34 @@ fn nginx_compresses_as_it_does_without_a_gateway_if_no_via_tells_it_of_one() {
     assert!(!coded(&gateway), "RFC 9110 section 7.6.3 asks for Via, at which nginx compresses nothing by default");
 }
 
+#[test]
+fn callers_behind_haproxy_are_told_apart() {
+    let origin = Origin::start();
+    let listen = "[listen]\nproxy = \"127.0.0.1:0\"\nproxy_protocol_from = [\"127.0.0.2\"]\n\n\
+        [access]\nallow_from = [\"127.0.0.0/8\"]\n\n";
+    let each = limit(1, "1h", "key = [\"caller\"]\nwhen_full = \"refuse\"");
+    for version in ["send-proxy", "send-proxy-v2"] {
+        let gateway = Gateway::start(&format!("{listen}{each}"));
+        let (dir, port) = (Dir::new(), free_port());
+        let file = format!(
+            "defaults\n mode tcp\n timeout connect 30s\n timeout client 1m\n timeout server 1m\n\n\
+             listen in\n bind 127.0.0.1:{port}\n source 127.0.0.2\n server gw {} {version}\n",
+            gateway.addr
+        );
+        let file = dir.write("haproxy.cfg", &file);
+        let _haproxy = Daemon::start(Command::new("haproxy").arg("-q").arg("-f").arg(file), port);
+        let from = |address: &str| {
+            let mut command = Command::new("curl");
+            command.args(["--silent", "--max-time", "60", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+            command.args(["--interface", address, "--proxy", &format!("http://127.0.0.1:{port}"), &origin.url("/")]);
+            finish(start(command))
+        };
+        let statuses = ["127.0.0.7", "127.0.0.7", "127.0.0.8"].map(from);
+        assert_eq!(statuses, ["200", "429", "200"], "{version}");
+        gateway.log_line(" 127.0.0.7 GET");
+    }
+}
+
 /// Runs the program in a folder that is mounted read-only, as a ConfigMap of Kubernetes is.
 fn read_only(dir: &Dir, program: &str) -> Command {
     let mut command = Command::new("unshare");

@@ -128,7 +128,9 @@ fn an_origin_without_forward_secrecy_is_told_as_such() {
     let stage = before.gateway(UNLIMITED, &[origin.1]);
     let answer = stage.get(&format!("localhost:{}", origin.1), "/");
     check_ours(&answer, 502, "tls_alert_received|tls_protocol_error");
-    assert!(answer.text().contains("no cipher in common with us"), "{}", answer.text());
+    let text = answer.text();
+    assert!(text.contains("no cipher in common with us") && text.contains("RSA key exchange"), "{text}");
+    assert!(text.contains("leave its host out of [tls] intercept"), "{text}");
 }
 
 #[test]
