@@ -224,35 +224,10 @@ impl Fields {
 
     /// True for a field that a gateway adds or writes anew, as this one does.
     fn is_added(&self, field: &Field) -> bool {
-        match field.name {
-            Name::Via
-            | Name::Host
-            | Name::Date
-            | Name::Connection
-            | Name::ContentLength
-            | Name::TransferEncoding
-            | Name::Te => true,
-            Name::Other => {
-                let name = self.slice(&field.name_at);
-                name.eq_ignore_ascii_case(b"server-timing") || name.eq_ignore_ascii_case(b"traceparent")
-            }
-            Name::Trailer
-            | Name::Upgrade
-            | Name::Expect
-            | Name::KeepAlive
-            | Name::ProxyConnection
-            | Name::ProxyAuthorization
-            | Name::ProxyAuthenticate
-            | Name::MaxForwards
-            | Name::RetryAfter
-            | Name::Prefer
-            | Name::Priority
-            | Name::Authorization
-            | Name::WwwAuthenticate
-            | Name::PersistentAuth
-            | Name::Forwarded
-            | Name::Http2Settings => false,
-        }
+        use Name::{Connection, ContentLength, Date, Host, Te, TransferEncoding, Via};
+        let is_named = |name: &str| self.slice(&field.name_at).eq_ignore_ascii_case(name.as_bytes());
+        matches!(field.name, Via | Host | Date | Connection | ContentLength | TransferEncoding | Te)
+            || field.name == Name::Other && ["server-timing", "traceparent"].into_iter().any(is_named)
     }
 
     /// Length of the stored bytes: the start of the next range.

@@ -303,6 +303,9 @@ mod tests {
             RequestHead::default().read(&with_vias(MAX_FIELDS, MAX_ADDED - 1)).is_ok(),
             "gateways have added those"
         );
+        let traced = "A: b\r\n".repeat(MAX_FIELDS) + "Traceparent: 00-1-1-00\r\nserver-timing: a\r\n";
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{traced}\r\n");
+        assert!(RequestHead::default().read(head.as_bytes()).is_ok(), "and those of a trace");
         assert_eq!(error(&with_vias(MAX_FIELDS, MAX_ADDED)), HeadError::TooLarge);
         assert_eq!(error(&with_vias(MAX_FIELDS + 1, 1)), HeadError::TooLarge);
         assert_eq!(error(&[b"GET /".to_vec(), vec![b'a'; MAX_HEAD]].concat()), HeadError::LineTooLong);
