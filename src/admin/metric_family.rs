@@ -74,9 +74,8 @@ pub(super) fn histograms<'v>(
     values: impl Iterator<Item = ([(&'static str, &'v str); 1], HistogramValues)>,
 ) -> fmt::Result {
     let mut family = begin(encoder, metric)?;
-    for (labels, HistogramValues { sum, buckets }) in values {
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+    for (labels, all) in values {
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(all.sum, all.count(), &all.buckets, None)?;
     }
     Ok(())
 }
