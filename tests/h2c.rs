@@ -198,7 +198,7 @@ fn grpc_clients_with_a_proxy_reach_grpc_servers_without_tls_without_any_setting(
     let server = Server::start(serve);
     let limit = counted(1000, "1h", "");
     calls_in_a_tunnel(&Gateway::start(&limit), &server);
-    // Where other protocols may be spoken, too.
+    // A port at which other protocols may be spoken, too.
     let listed = format!("[access]\nconnect_ports = [{}]\n", server.port);
     calls_in_a_tunnel(&Gateway::start(&(limit + &listed)), &server);
 }

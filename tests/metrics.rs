@@ -102,7 +102,7 @@ fn the_metrics_that_the_documentation_names_exist() {
     let words = docs.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
     let named: BTreeSet<&str> =
         words.filter(|word| word.starts_with("lockgate_") || word.starts_with("process_")).collect();
-    // Those of a store are there if there is one.
+    // Metrics of a store are there if there is one.
     let of_store = ["lockgate_store_", "lockgate_late_permits", "lockgate_limit_config_mismatches"];
     let missing: Vec<&&str> = named
         .iter()

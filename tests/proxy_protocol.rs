@@ -37,7 +37,7 @@ fn ask_through(gateway: &Gateway, origin: &Origin, header: impl AsRef<[u8]>) -> 
     caller.send(get(&origin.url("/"))).try_answer("GET").map_or(0, |answer| answer.status)
 }
 
-/// How many connections the only listener has closed for this reason.
+/// Number of connections that the only listener has closed for this reason.
 fn refused(gateway: &Gateway, admin: SocketAddr, reason: &str) -> f64 {
     let name = format!("lockgate_listener_refused_total{{listener=\"{}\",reason=\"{reason}\"}} ", gateway.addr);
     let text = ask(admin, "GET", "/metrics", "").text();

@@ -49,9 +49,9 @@ pub(super) fn limit(state: &AdminState, view: &LimitView, now: Time) -> Value {
     limit
 }
 
-/// What hang-ups in the queue of a limit show of its callers: they give up `after_ms`; `caller`: the
-/// one that they are all of, null if there are several; `advice`: a sentence for people. Null if they
-/// show nothing, or if callers wait as long as the limit lets them.
+/// Finding from the hang-ups in the queue of a limit: callers give up `after_ms`; `caller`: the one
+/// that they are all of, null if there are several; `advice`: a sentence for people. Null if there is
+/// none, or if callers wait as long as the limit lets them.
 pub(super) fn hang_ups(state: &AdminState, view: &LimitView, tally: &LimitMetrics) -> Value {
     let Some(found) = tally.caller_timeout(state.gate.clock().now()) else { return Value::Null };
     let caller = found.caller.map(|caller| state.metrics.caller(caller));

@@ -15,10 +15,11 @@ use crate::gate::{LimitView, store};
 
 /// State of the gateway, without its limits.
 ///
-/// `at`: milliseconds since 1970; `uptime_ms`: null if /proc cannot be read; `status`, `state` and `store`: as in `/healthz`; `connections` and
-/// `running`: numbers of open connections and of running requests; `waiting`: requests that wait for a permit;
-/// `requests`, `refused` and `errors`: counters, each also as a rate per second (`…_per_s`); `configuration`: a number
-/// that changes with each configuration.
+/// `at`: milliseconds since 1970; `uptime_ms`: null if /proc cannot be read; `status`, `state` and
+/// `store`: as in `/healthz`; `connections` and `running`: numbers of open connections and of running
+/// requests; `waiting`: requests that wait for a permit; `requests`, `refused` and `errors`: counters,
+/// each also as a rate per second (`…_per_s`); `configuration`: a number that changes with each
+/// configuration.
 pub(super) fn gateway(state: &AdminState) -> Value {
     let clock = state.gate.clock();
     let persistence = state.gate.journal_health();

@@ -23,7 +23,7 @@ pub(super) struct BalancerKeys {
     pub(super) proxy_protocol_from: Setting<Vec<Spanned<IpNet>>>,
     /// Proxies that tell the caller of a request in a field. Default: none.
     pub(super) forwarded_from: Setting<Vec<Spanned<IpNet>>>,
-    /// That field, in lower case. Default: x-forwarded-for.
+    /// Name of the field, in lower case. Default: x-forwarded-for.
     pub(super) forwarded_field: Setting<String>,
 }
 

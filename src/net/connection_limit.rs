@@ -186,7 +186,7 @@ impl ConnToken {
 
 /// Refusal of a connection, as its address is at its limit.
 struct AddressFull {
-    /// That limit.
+    /// The limit of the address.
     most: usize,
     /// True for the first one of its block.
     is_new: bool,

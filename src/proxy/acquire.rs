@@ -66,8 +66,8 @@ pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
 /// Obtains the permit, and settles it at once. Returns the JSON document of the response.
 ///
 /// # Errors
-/// 405 for another method than POST; 404 if there is no such limit; 400 if key or cost do not fit it; the limiter's refusal;
-/// [`Failure::CallerGone`].
+/// 405 for another method than POST; 404 if there is no such limit; 400 if key or cost do not fit it;
+/// the limiter's refusal; [`Failure::CallerGone`].
 pub(super) async fn acquire(
     session: &mut Session,
     log: &mut RequestLog,

@@ -1,10 +1,9 @@
 //! Connection admission: whether a connection is served, decided by the address that it comes from.
 //!
-//! That address is known when the connection is accepted, before a byte of it is read. From a
+//! The address is known when the connection is accepted, before a byte of it is read. From a
 //! balancer in `[listen] proxy_protocol_from` it is known once the PROXY header has been read, which
 //! such a connection must begin with: the balancer's own address is no caller's, and a connection
-//! without the header is closed. An address that is not listed is never believed: its header is a
-//! malformed request.
+//! without the header is closed. A header of an address that is not listed is a malformed request.
 
 use std::collections::HashSet;
 use std::future::poll_fn;

@@ -1,9 +1,9 @@
 //! Connection loop: serves a caller's connection from its first byte to its last, one request after the other.
 //!
-//! Life of a connection: a PROXY header if a balancer sends it, TLS if the listener has it, then heads and exchanges in turn until one
-//! side ends. Unless TLS has agreed on HTTP/2, the first bytes decide: the preface `PRI * HTTP/2.0`
-//! begins HTTP/2, anything else is HTTP/1. Pipelined requests wait in the read buffer; one exchange
-//! runs at a time.
+//! Life of a connection: a PROXY header if a balancer sends it, TLS if the listener has it, then
+//! heads and exchanges in turn until one side ends. Unless TLS has agreed on HTTP/2, the first bytes
+//! decide: the preface `PRI * HTTP/2.0` begins HTTP/2, anything else is HTTP/1. Pipelined requests
+//! wait in the read buffer; one exchange runs at a time.
 //!
 //! Idle connections hold no buffers. Their end: `[timeouts] head` before the first request,
 //! `[timeouts] idle` after it, the caller's close, or the shutdown.

@@ -31,7 +31,7 @@ pub(super) struct Session {
     pub(super) peer: SocketAddr,
     /// Address of the caller: of the request that was read last, or of the tunnel that it came in.
     ///
-    /// That of the connection, unless a balancer tells another.
+    /// Equal to the address of the connection, unless a balancer tells another.
     pub(super) caller: IpAddr,
     pub(super) conn: Conn,
     /// The only timer of the connection: each step sets it to its own timeout.

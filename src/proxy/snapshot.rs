@@ -223,7 +223,7 @@ impl ConfigSnapshot {
         self.intercept.iter().any(|host| host.matches(&origin.host, origin.port))
     }
 
-    /// Refusal for a request that the gate did not grant; counts it in the metrics.
+    /// Refusal for a request that the gate did not grant; counts it in the metrics, and logs a limit that refuses many.
     ///
     /// Turns absolute times of the gate into times from now, as responses state them.
     pub(super) fn refusal(&self, refused: Refused) -> Refusal {

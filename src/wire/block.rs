@@ -17,7 +17,7 @@ const LEAST: usize = 64;
 /// Most blocks in the pool of a thread: 16 MiB, enough for 512 requests that are under way at once.
 const MOST: usize = 1024;
 
-/// Returns of a block after which the pool gives up what nobody has needed meanwhile.
+/// Returns of a block after which the pool gives up blocks that were not needed meanwhile.
 const REVIEW: u32 = 4096;
 
 thread_local! {

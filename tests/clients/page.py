@@ -209,7 +209,7 @@ with sync_playwright() as playwright:
     expect(page.locator("#callers li").nth(1)).to_contain_text("127.0.0.3")
     first, second = (numbers(page.locator("#callers li").nth(at).inner_text())[-1] for at in (0, 1))
     assert first > second, "who fills the queue stands first"
-    # How fast it goes is this machine's affair; that the page shows it, is the page's.
+    # The rate is this machine's affair, and its display the page's.
     for true, shown in page.evaluate(RATES):
         assert abs(numbers(shown)[0] - true) <= 0.06 + true / 100, f"{shown} is shown, {true} is right"
     label = page.locator("#rate svg").get_attribute("aria-label")

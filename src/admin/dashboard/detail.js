@@ -128,7 +128,7 @@ function wanted() {
   return isRule ? { ...limit, requests, per_ms, guard_ms, max_wait_ms, dry_run: form.dry_run.checked } : null;
 }
 
-// What became of the requests of the history, and what would have under the rule of the form.
+// Compares the ends of the requests of the history with those that the rule of the form would have given them.
 function preview() {
   if (!limit) return;
   const isChanged = JSON.stringify(values()) !== JSON.stringify(filled);

@@ -13,7 +13,7 @@ export function fullest(limit) {
   return bounds.reduce((worst, one) => (one[0] / one[1] > worst[0] / worst[1] ? one : worst), bounds[0] ?? [0, 0]);
 }
 
-// What a column is sorted by; text upwards, numbers from the largest on.
+// Sort keys of the columns: text upwards, numbers from the largest on.
 const KEYS = {
   name: (limit) => limit.name.toLowerCase(),
   condition: (limit) => conditions.indexOf(limit.condition),

@@ -1,4 +1,4 @@
-// What another rule would have done with the requests of the history, second by second.
+// Simulates another rule with the requests of the history, second by second.
 //
 // Every request of the history was sent, was refused, was cancelled by its caller, or waits still. The totals of a rule add
 // up to the same number of requests, whatever the rule.

@@ -99,7 +99,7 @@ fn on_time(_: Duration) -> Duration {
     Duration::ZERO
 }
 
-/// What is missing to the next whole second, for a caller that reads Retry-After.
+/// Time to the next whole second, for a caller that reads Retry-After.
 fn to_whole_second(wait: Duration) -> Duration {
     Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)) - wait
 }
@@ -218,7 +218,7 @@ fn no_one_is_told_more_than_ten_spans_or_half_a_minute_however_many_are_refused(
         let mut locker = used_up(refusing(5, per, Kind::Sliding));
         let openings: Vec<Time> = (0..10_000).map(|_| told(&mut locker, 0, ms(1))).collect();
         assert!(openings.iter().all(|at| *at >= ms(per) && *at <= ms(per + horizon)), "{per} ms");
-        // Those beyond are spread over the same openings.
+        // Callers beyond are spread over the same openings.
         let at_first = openings.iter().filter(|at| **at == ms(per)).count() as u64;
         let turns = horizon * 100 / (per * 101) + 1;
         assert!(at_first <= 10_000 / turns + 10, "{per} ms: {at_first} of 10000 at the first of {turns} turns");

@@ -109,7 +109,7 @@ pub(super) fn a_waiter_whose_slot_opens_while_its_window_is_half_looked_at_goes(
             locker.pause(LimitId(0), Key(keys), ms(500), ms(3));
             locker.handle_timeout(ms(1001));
             let mut verdicts = drain(&mut locker);
-            // Calls of the same moment go on with the looks; they wake nobody.
+            // Calls of the same moment go on with the looks; they wake no waiter.
             for moment in 0..5 {
                 locker.pause(LimitId(0), Key(100 + moment), ms(1002), ms(1001));
                 verdicts.extend(drain(&mut locker));

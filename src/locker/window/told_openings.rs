@@ -1,8 +1,8 @@
-//! Told openings of a window: which openings refused requests were told, so that the next one is
+//! Told openings of a window: the openings that refused requests were told, so that the next one is
 //! told a later one.
 //!
 //! An opening is told as advice and never kept: a slot that opens goes to the first request that
-//! asks. What was told is forgotten when its time has come.
+//! asks. Each is forgotten when its time has come.
 
 use std::collections::VecDeque;
 
