@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
 use super::field::{Fields, MAX_ADDED, range_in};
-use super::line_ends::LineEnds;
+use super::line_ends::{HeadLines, LineEnds};
 use super::request_target::{encoded_len, encoded_target};
 
 /// Longest head, in bytes; longer ones are refused (431, or 414 for a request line). The read
@@ -130,7 +130,7 @@ impl RequestHead {
             return Err(HeadError::Malformed("the request line is incomplete"));
         };
         check_target(target)?;
-        if LineEnds::of(&input[..length]) != LineEnds::Crlf {
+        if HeadLines::of(&input[..length]).ends != LineEnds::Crlf {
             return Err(HeadError::Malformed("a line ends with LF alone"));
         }
         self.method_at = range_in(input, method.as_bytes());

@@ -17,7 +17,7 @@ use std::ops::{Deref, Range};
 
 use super::field::{Fields, MAX_ADDED, range_in};
 use super::head::{EndStream, HeadError, MAX_FIELDS, MAX_HEAD, Version, is_known_version, version};
-use super::line_ends::LineEnds;
+use super::line_ends::{HeadLines, LineEnds};
 
 /// Bounds of a response head.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,16 +135,21 @@ impl ResponseHead {
         self.status = status;
         self.reason_at = parsed.reason.map_or(0..0, |reason| range_in(input, reason.as_bytes()));
         self.version = version(minor);
+        let field_count = parsed.headers.len();
         self.fields.store(&input[..length], parsed.headers);
         if !self.fields.fits(limits.fields) {
             return Err(HeadError::TooLarge);
         }
-        self.line_ends = LineEnds::of(&input[..length]);
+        let lines = HeadLines::of(&input[..length]);
+        self.line_ends = lines.ends;
         if self.line_ends == LineEnds::Mixed && status < 200 {
             return Err(HeadError::Malformed("the lines of an interim response end in different ways"));
         }
         self.fields.check_framing(self.line_ends).map_err(HeadError::Malformed)?;
-        self.fields.unfold();
+        // Besides its fields a head has a status line and an empty line; any other continues a field.
+        if lines.count > field_count + 2 {
+            self.fields.unfold();
+        }
         Ok(Some(length))
     }
 
