@@ -36,6 +36,9 @@ const AGES: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// calls), far below the delay of a preempted thread.
 const ONE_MOMENT: Duration = Duration::from_micros(100);
 
+/// Longest time between two ticks of the kernel (100 Hz).
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
 /// One moment on the clocks that survive the process, which allow a later process to convert times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BootMoment {
@@ -72,12 +75,9 @@ impl Clock {
     /// [`Time::START`], so that times of an earlier process have room before it.
     pub fn start() -> Clock {
         let start = Instant::now();
-        let kernel = clock_gettime(ClockId::Monotonic);
-        let seconds = u64::try_from(kernel.tv_sec).unwrap_or(0);
-        let nanos = u64::try_from(kernel.tv_nsec).unwrap_or(0);
         Clock {
             start,
-            kernel_start_nanos: seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(nanos),
+            kernel_start_nanos: nanos_of(ClockId::Monotonic),
             #[cfg(test)]
             hand: None,
         }
@@ -95,6 +95,17 @@ impl Clock {
         Time::START + BEFORE + self.start.elapsed()
     }
 
+    /// Time of the kernel's last tick, at most [`TICK`] before [`Clock::now`]: for deadlines of seconds, at a fraction of
+    /// the price (CLOCK_MONOTONIC_COARSE, clock_gettime(2)).
+    pub fn recent(&self) -> Time {
+        #[cfg(test)]
+        if let Some(hand) = self.hand {
+            return hand.now();
+        }
+        let since_start = nanos_of(ClockId::MonotonicCoarse).saturating_sub(self.kernel_start_nanos);
+        Time::START + BEFORE + Duration::from_nanos(since_start)
+    }
+
     /// Nanoseconds that the machine has been suspended since it booted; gateway time stands still meanwhile. May be
     /// slightly too high, never too low.
     pub(super) fn asleep_nanos(&self) -> u64 {
@@ -102,13 +113,8 @@ impl Clock {
         if let Some(hand) = self.hand {
             return hand.asleep_nanos();
         }
-        let nanos = |clock: ClockId| {
-            let read = clock_gettime(clock);
-            let seconds = u64::try_from(read.tv_sec).unwrap_or(0);
-            seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0))
-        };
         // CLOCK_MONOTONIC is read second, so a preempted thread makes the difference too small.
-        nanos(ClockId::Boottime).saturating_sub(nanos(ClockId::Monotonic))
+        nanos_of(ClockId::Boottime).saturating_sub(nanos_of(ClockId::Monotonic))
     }
 
     /// Reads all clocks at one moment, between two readings of gateway time: the thread may be preempted at any point.
@@ -122,10 +128,7 @@ impl Clock {
             let (since_boot, wall) = (before.as_nanos() + hand.asleep_nanos(), self.wall_unix_nanos());
             return BootMoment { since_boot, wall, before, after: before };
         }
-        let boot = clock_gettime(ClockId::Boottime);
-        let seconds = u64::try_from(boot.tv_sec).unwrap_or(0);
-        let nanos = u64::try_from(boot.tv_nsec).unwrap_or(0);
-        let since_boot = seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(nanos);
+        let since_boot = nanos_of(ClockId::Boottime);
         let wall = self.wall_unix_nanos();
         BootMoment { since_boot, wall, before, after: self.now() }
     }
@@ -217,6 +220,13 @@ impl Clock {
     }
 }
 
+/// Reads a clock of the kernel, in nanoseconds. They count from a boot, so that none is negative.
+fn nanos_of(clock: ClockId) -> u64 {
+    let read = clock_gettime(clock);
+    let seconds = u64::try_from(read.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(NANOS_PER_SECOND).saturating_add(u64::try_from(read.tv_nsec).unwrap_or(0))
+}
+
 /// Returns true if a wall clock with this reading (in nanoseconds of Unix time) has been set since the machine booted.
 ///
 /// Machines without a clock battery boot with a time far in the past until NTP sets it.
@@ -296,6 +306,17 @@ mod tests {
         assert!(second >= first);
         assert!(clock.instant(first) <= copy.instant(second));
         assert_eq!(clock.instant(second) - clock.instant(first), second.since(first));
+    }
+
+    #[test]
+    fn the_recent_time_is_never_ahead_and_follows() {
+        let clock = Clock::start();
+        let start = clock.now();
+        // Bounded by the kernel's ticks, not by the speed of the machine.
+        while clock.recent() <= start {
+            assert!(clock.recent() <= clock.now());
+        }
+        assert!(clock.recent() <= clock.now());
     }
 
     #[test]

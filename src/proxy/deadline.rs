@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::timeouts::Timeout;
-use crate::gate::clock::Clock;
+use crate::gate::clock::{Clock, TICK};
 use crate::time::Time;
 
 /// A deadline that moves with every request.
@@ -92,8 +92,9 @@ impl Deadline {
         .await
     }
 
+    /// End of a duration that begins now; up to a tick late, never early. Set several times for each request.
     fn at(clock: Clock, after: Duration) -> Instant {
-        Instant::from_std(clock.instant(clock.now() + after))
+        Instant::from_std(clock.instant(clock.recent() + TICK + after))
     }
 }
 
