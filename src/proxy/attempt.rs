@@ -66,7 +66,7 @@ pub(super) enum Reached {
 /// An exchange with its response head in the session; the body of the response has not been read.
 pub(super) struct Answered {
     /// Connection that the response arrives on.
-    pub(super) ready: OriginConn,
+    pub(super) ready: Box<OriginConn>,
     /// Slots of the request.
     pub(super) flight: Flight,
     /// Body of the request, part of which may still have to be sent.
@@ -134,7 +134,7 @@ pub(super) async fn connect(
         if !granted.permit.is_late() {
             permit_request::check(&granted.permit)?;
             let guard = HelloGuard::new(&session.worker.snapshot, plan);
-            return Ok(Tunnel::open(ready, granted.permit, guard, plan.timeouts.tunnel_idle.clone()));
+            return Ok(Tunnel::open(ready.conn, granted.permit, guard, plan.timeouts.tunnel_idle.clone()));
         }
         late.add_one(session)?;
         granted = permit_request::obtain_again(session, log, plan, granted.permit, ready).await?;

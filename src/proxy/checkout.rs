@@ -16,8 +16,8 @@ use crate::wire::{ConnectionOptions, Length, Name, framing};
 pub(super) async fn check_out(
     session: &mut Session,
     plan: &Plan,
-    held: Option<OriginConn>,
-) -> Result<OriginConn, Failure> {
+    held: Option<Box<OriginConn>>,
+) -> Result<Box<OriginConn>, Failure> {
     let (snapshot, want) = (&session.worker.snapshot, plan.want);
     if want.fresh == Freshness::Any
         && !session.pinned.is_empty()
@@ -42,7 +42,7 @@ pub(super) async fn check_out(
 
 /// Returns a connection for the next request, if it can carry another: to the caller's own connections if it is pinned,
 /// else to the pool. Its response has been read to the end.
-pub(super) fn keep(session: &Session, plan: &Plan, ready: OriginConn) {
+pub(super) fn keep(session: &Session, plan: &Plan, ready: Box<OriginConn>) {
     let options = ConnectionOptions::of(session.response.all(Name::Connection));
     if session.response.has_doubtful_end() || !options.keeps_open(session.response.version()) {
         return;
@@ -55,7 +55,7 @@ pub(super) fn keep(session: &Session, plan: &Plan, ready: OriginConn) {
 }
 
 /// Drops a response that is not forwarded; its connection is kept if the whole response has been read already.
-pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: OriginConn) {
+pub(super) fn discard_response(session: &Session, plan: &Plan, mut ready: Box<OriginConn>) {
     let here = ready.conn.input.bytes().len();
     match framing::of_response(&session.response, session.head.method()) {
         Ok(Length::Empty) => keep(session, plan, ready),

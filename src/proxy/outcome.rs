@@ -58,8 +58,8 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// A tunnel on a connection that was just dialled for it. Its slots are taken, but have not settled: plain HTTP
     /// inside is counted by request instead.
-    pub(super) fn open(origin: OriginConn, permit: Permit, guard: Box<HelloGuard>, idle: Timeout) -> Tunnel {
-        Tunnel { origin: origin.conn, guard: Some(guard), flight: permit.depart(), is_counted: false, idle }
+    pub(super) fn open(origin: Conn, permit: Permit, guard: Box<HelloGuard>, idle: Timeout) -> Tunnel {
+        Tunnel { origin, guard: Some(guard), flight: permit.depart(), is_counted: false, idle }
     }
 
     /// A tunnel after a response 101. The permit was used up by the request that asked for the upgrade.
@@ -87,7 +87,7 @@ impl Tunnel {
     }
 
     /// Gives back its slots, unless they have settled, and returns its connection then, on which nothing was sent.
-    pub(super) fn into_unused(mut self) -> Option<OriginConn> {
+    pub(super) fn into_unused(mut self) -> Option<Box<OriginConn>> {
         if self.is_counted {
             return None;
         }

@@ -220,7 +220,7 @@ pub(super) async fn obtain_again(
     log: &mut RequestLog,
     plan: &mut Plan,
     late: Permit,
-    ready: OriginConn,
+    ready: Box<OriginConn>,
 ) -> Result<Granted, Failure> {
     drop(late);
     let ready = if ready.pinned {

@@ -34,7 +34,7 @@ pub(super) struct PinKey {
 /// An idle pinned connection.
 struct Pin {
     key: PinKey,
-    ready: OriginConn,
+    ready: Box<OriginConn>,
     /// Time from which it is idle.
     since: Time,
 }
@@ -52,20 +52,21 @@ impl Pinned {
 
     /// Takes the connection for a request, if it is still usable. Closes connections of earlier
     /// configurations, and those idle for longer than `idle`.
-    pub(super) fn take(&self, key: &PinKey, idle: Duration, now: Time) -> Option<OriginConn> {
+    pub(super) fn take(&self, key: &PinKey, idle: Duration, now: Time) -> Option<Box<OriginConn>> {
         let mut pins = self.0.borrow_mut();
         pins.retain(|pin| pin.key.version == key.version && now.since(pin.since) < idle);
         while let Some(at) = pins.iter().rposition(|pin| pin.key == *key) {
             let mut ready = pins.remove(at).ready;
             if ready.is_good(now) {
-                return Some(OriginConn { reused: true, pinned: true, ..ready });
+                (ready.reused, ready.pinned) = (true, true);
+                return Some(ready);
             }
         }
         None
     }
 
     /// Keeps a connection for the next request. Its last message has ended.
-    pub(super) fn keep(&self, key: PinKey, mut ready: OriginConn, now: Time) {
+    pub(super) fn keep(&self, key: PinKey, mut ready: Box<OriginConn>, now: Time) {
         if !ready.conn.is_between_messages() {
             return;
         }
@@ -105,7 +106,7 @@ mod tests {
         PinKey { upstream: Upstream { origin, reach: Reach::Public }, caller: Caller(1), version }
     }
 
-    async fn dialled(listener: &TcpListener) -> OriginConn {
+    async fn dialled(listener: &TcpListener) -> Box<OriginConn> {
         OriginConn::new(Stream::plain(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap()))
     }
 

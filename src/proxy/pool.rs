@@ -93,7 +93,7 @@ impl Drop for PreconnectSlot {
 
 /// An idle connection of HTTP/1.1.
 struct IdleConn {
-    ready: OriginConn,
+    ready: Box<OriginConn>,
     /// Time from which it is idle.
     since: Time,
 }
@@ -143,7 +143,7 @@ impl OriginPool {
     ///
     /// Connections that have been closed by their origin, have unread bytes, or are near the end that
     /// it has announced are dropped on the way. Never waits.
-    pub(super) fn idle(&self, origin: &Upstream, want: ConnRequirement) -> Option<OriginConn> {
+    pub(super) fn idle(&self, origin: &Upstream, want: ConnRequirement) -> Option<Box<OriginConn>> {
         if want.fresh != Freshness::Any {
             return None;
         }
@@ -163,7 +163,8 @@ impl OriginPool {
             let is_open = if now.since(since) < JUST_READ { stream.seems_reusable() } else { stream.is_reusable() };
             if is_open && now < ready.usable_until {
                 self.metrics.reused.add_one();
-                return Some(OriginConn { reused: true, pinned: false, ..ready });
+                (ready.reused, ready.pinned) = (true, false);
+                return Some(ready);
             }
         }
     }
@@ -194,7 +195,7 @@ impl OriginPool {
         origin: &Upstream,
         how: DialParams,
         want: ConnRequirement,
-    ) -> Result<OriginConn, Refusal> {
+    ) -> Result<Box<OriginConn>, Refusal> {
         if want.offer == Offer::Http1 {
             return self.dial_alone(origin, how, Offer::Http1).await;
         }
@@ -233,7 +234,7 @@ impl OriginPool {
     ///
     /// Exhaustion (EMFILE and the like) is met once, by closing idle connections of all pools; a
     /// second one is refused with 503.
-    async fn dial_alone(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
+    async fn dial_alone(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<Box<OriginConn>, Refusal> {
         match self.dial_once(origin, how, offer).await {
             // Frees the descriptors of idle connections, those of other runtimes too.
             Err(Refusal::Exhausted) if self.metrics.close_idle() => {
@@ -246,7 +247,7 @@ impl OriginPool {
     }
 
     /// Dials once: DNS, TCP, TLS.
-    async fn dial_once(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<OriginConn, Refusal> {
+    async fn dial_once(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<Box<OriginConn>, Refusal> {
         let DialParams { caller, attempts, until } = how;
         let (host, port, reach) = (&*origin.host, origin.port, origin.reach);
         let endpoint = Endpoint { host, port, reach, caller: caller.0, strategy: attempts };
@@ -270,7 +271,7 @@ impl OriginPool {
     /// # Errors
     /// 502 if the certificate is not valid, TLS fails, or the preface of HTTP/2 cannot be
     /// exchanged.
-    async fn handshake(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<OriginConn, Refusal> {
+    async fn handshake(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<Box<OriginConn>, Refusal> {
         let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
         let wish = HandshakeOptions { offer, identity: identity.map(|(_, identity)| *identity) };
         let tls = self.tls.connect(&origin.host, stream, wish).await.map_err(refusal_of_tls)?;
@@ -289,7 +290,7 @@ impl OriginPool {
     ///
     /// # Errors
     /// 502 if the connection breaks.
-    async fn begin_http2(&self, origin: &Upstream, stream: Stream) -> Result<OriginConn, Refusal> {
+    async fn begin_http2(&self, origin: &Upstream, stream: Stream) -> Result<Box<OriginConn>, Refusal> {
         let (conn, driving) = H2Conn::handshake(stream, self.settings.response_head, self.clock.now())
             .await
             .map_err(|_| Refusal::ConnectionTerminated)?;
@@ -309,7 +310,7 @@ impl OriginPool {
     ///
     /// Dropped instead, which closes it: a connection in the middle of a message, and any beyond
     /// `idle_per_origin`.
-    pub(super) fn keep(&self, origin: &Upstream, mut ready: OriginConn) {
+    pub(super) fn keep(&self, origin: &Upstream, mut ready: Box<OriginConn>) {
         if !ready.conn.is_between_messages() {
             return;
         }

@@ -12,6 +12,9 @@ use crate::wire::http2::{HeadFlush, OriginStream};
 use crate::wire::{Conn, Stream};
 
 /// A connection to an origin on which a request can be sent now.
+///
+/// Boxed for its life: it moves from the pool through each step of a request and back, and a pointer
+/// moves at no cost.
 pub(super) struct OriginConn {
     pub(super) conn: Conn,
     /// True if it has carried a request before: the origin may be closing it at this moment.
@@ -32,14 +35,17 @@ pub(super) enum SendError {
 
 impl OriginConn {
     /// A connection that was just opened.
-    pub(super) fn new(stream: Stream) -> OriginConn {
-        OriginConn { conn: Conn::new(stream), reused: false, pinned: false, usable_until: Time::NEVER }
+    pub(super) fn new(stream: Stream) -> Box<OriginConn> {
+        let conn = Conn::new(stream);
+        Box::new(OriginConn { conn, reused: false, pinned: false, usable_until: Time::NEVER })
     }
 
     /// A stream on a connection that other requests share.
-    pub(super) fn shared(stream: Box<OriginStream>) -> OriginConn {
+    pub(super) fn shared(stream: Box<OriginStream>) -> Box<OriginConn> {
         let reused = stream.is_reused();
-        OriginConn { reused, ..OriginConn::new(Stream::origin(stream)) }
+        let mut shared = OriginConn::new(Stream::origin(stream));
+        shared.reused = reused;
+        shared
     }
 
     /// Marks the connection as dialled for other requests too; they continue once the origin has

@@ -36,7 +36,7 @@ pub(super) struct Granted {
     /// Connection that was dialled during the wait.
     ///
     /// `None` if none was dialled, or its dial failed.
-    pub(super) held: Option<OriginConn>,
+    pub(super) held: Option<Box<OriginConn>>,
 }
 
 /// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: plan of the connection to dial
@@ -137,9 +137,9 @@ enum PreconnectState {
     /// The turn is far away: nothing is dialled.
     Later(Pin<Box<Sleep>>),
     /// A dial under way, which may take `timeout` from its begin.
-    Dialling(Pin<Box<dyn Future<Output = Result<OriginConn, Refusal>> + Send>>),
+    Dialling(Pin<Box<dyn Future<Output = Result<Box<OriginConn>, Refusal>> + Send>>),
     /// Ready for the sending, or an idle one taken from the pool.
-    Connected(OriginConn),
+    Connected(Box<OriginConn>),
     /// The dial failed, or no connection is needed before the turn.
     Nothing,
 }
