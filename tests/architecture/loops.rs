@@ -15,7 +15,7 @@ const ENDING: [(&str, &str); 4] = [
 /// Loops that go round again after an error without a constant, and what bounds them.
 const BOUNDED_OTHERWISE: [(&str, &str); 4] = [
     ("new_process::recv_from_old", "an error ends the loop a few lines below"),
-    ("dial::happy_eyeballs", "each turn takes an address away, or an attempt"),
+    ("race::happy_eyeballs", "each turn takes an address away, or an attempt"),
     ("Listener::accept", "the backoff pauses up to a second; a listener accepts for ever"),
     ("Tcp::poll_read", "only for a system call that a signal interrupts"),
 ];
