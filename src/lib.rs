@@ -28,7 +28,8 @@
 //! it, a balancer may tell the caller's address ([`wire::proxy_header`]); in it, by a field
 //! ([`proxy::forwarded`]). The exchange carries the request in four steps. Admission: [`proxy::target`] (where to), [`proxy::access`]
 //! (may this caller), [`proxy::claims`] (the windows that count it). Permit: [`gate::Gate::ask`],
-//! at once or after a wait. Attempt: a connection to the origin, and `send`, the only door out,
+//! at once or after a wait. Attempt: a connection to the origin, through another proxy where the
+//! file says so ([`proxy::parent`]), and `send`, the only door out,
 //! which takes the permit by value. Then the response is forwarded. Any failure leaves as a
 //! [`proxy::refusal`]. Responses of the gateway itself (permits for other programs, TRACE, OPTIONS)
 //! need no origin.

@@ -46,6 +46,9 @@ mod metrics; // of the process, and of requests by host
 mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
 mod page; // the dashboard, in a browser
+mod parent_kinds; // SOCKS5 and TLS
+mod parents; // other proxies on the way to the origin, and their faults
+mod parents_in_use; // squid and another gateway as parents, judged at the origin
 mod plain_tunnels; // plain HTTP in a tunnel is counted as if it had come without one
 mod program_settings; // programs whose roots stand in a configuration of their own
 mod programs; // those that find their proxy each in a way of its own

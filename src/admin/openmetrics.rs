@@ -66,6 +66,7 @@ impl Collector for Scrape {
         self.encode_tallies(&mut encoder)?;
         self.encode_windows(&mut encoder)?;
         self.encode_hosts(&mut encoder)?;
+        self.encode_parents(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -99,6 +100,23 @@ impl Scrape {
         };
         each("wait", "Time from a request's arrival to its permit", LimitMetrics::waits)?;
         each("cancelled_wait", "Time that requests had waited when their caller cancelled them", LimitMetrics::left)
+    }
+
+    /// Parent proxies, by their URLs of the configuration.
+    fn encode_parents(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let parents = self.0.metrics.parents();
+        let up = parents.iter().map(|(name, status)| ([("parent", &**name)], u64::from(!status.is_down())));
+        gauges(
+            encoder,
+            &gauge("parent_up", "1 while a parent proxy works, 0 from a failure until its next success"),
+            up,
+        )?;
+        let connections = parents.iter().flat_map(|(name, status)| {
+            let counts = [("connected", &status.connected), ("refused", &status.refused), ("failed", &status.failed)];
+            counts.map(|(result, count)| ([("parent", &**name), ("result", result)], count.get()))
+        });
+        let help = "Connections that were asked of a parent proxy, by result";
+        counters(encoder, &counter("parent_connections", help), connections)
     }
 
     /// Requests by the host of their origin, as the configuration names it.

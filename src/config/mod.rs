@@ -34,6 +34,8 @@ mod limit_check;
 mod limit_schema;
 mod lint;
 mod listeners;
+mod parent_check;
+mod parent_schema;
 mod process_schema;
 mod report;
 mod schema;

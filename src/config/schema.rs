@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use super::access_schema::AccessSection;
 use super::balancer_schema::BalancerKeys;
 use super::limit_schema::LimitSection;
+use super::parent_schema::ParentSection;
 use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSection, StateSection, TraceSection};
 use super::store_schema::StoreSection;
 use super::timeouts_schema::TimeoutsSection;
@@ -35,6 +36,8 @@ pub(super) struct ConfigFile {
     pub(super) limits: Vec<LimitSection>,
     /// `[[route]]`, in the order of the file.
     pub(super) routes: Vec<RouteSection>,
+    /// `[[parent]]`, in the order of the file.
+    pub(super) parents: Vec<ParentSection>,
     /// `[tls]` and `[[tls.client]]`.
     pub(super) tls: TlsSection,
     /// `[access]`.
@@ -144,6 +147,7 @@ impl ConfigFile {
             listen: root.section("listen", "[listen]", ListenSection::read),
             limits: root.sections("limit", "[[limit]]", LimitSection::read),
             routes: root.sections("route", "[[route]]", RouteSection::read),
+            parents: root.sections("parent", "[[parent]]", ParentSection::read),
             tls: root.section("tls", "[tls]", TlsSection::read),
             access: root.section("access", "[access]", AccessSection::read),
             timeouts: root.section("timeouts", "[timeouts]", TimeoutsSection::read),

@@ -23,7 +23,9 @@ use super::schema::{ConfigFile, RouteSection};
 use super::timeouts_schema::TimeoutsForSection;
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
-use super::{address_rules, balancer_schema, folders, limit_check, lint, listeners, store_check, tls_check, users};
+use super::{
+    address_rules, balancer_schema, folders, limit_check, lint, listeners, parent_check, store_check, tls_check, users,
+};
 use crate::gate::{self, journal};
 use crate::net::connection_limit;
 use crate::proxy::pattern::HostPattern;
@@ -52,6 +54,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     let balancers = balancer_schema::check(&file.listen.balancers, &file.access, reports);
     lint::lint(&file, reports);
     let dial = address_rules::check(&file, &listen, exposure, reports);
+    let parents = parent_check::check(&file.parents, &dial, folder, reports);
     let access = access(&file.access, exposure, folder, reports);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     let routes = routes(file.routes, &file.access, reports);
@@ -74,6 +77,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         explanations.push(limit.explanation);
     }
     explanations.extend(file.timeouts.overrides.iter().map(TimeoutsForSection::explain));
+    explanations.extend(file.parents.iter().filter_map(parent_check::explain));
     let trace = trace(&file.trace, &tls.verify.trust, reports);
     Settings {
         text: "".into(),
@@ -83,6 +87,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
             routes,
             access,
             dial,
+            parents,
             tls: tls.verify,
             identities: tls.identities,
             intercept: tls.intercept,

@@ -134,6 +134,33 @@ impl Dialer {
         }
     }
 
+    /// Applies the policy to a host that another machine dials: to addresses, and to names that stand for loopback in every
+    /// network (RFC 6761 §6.3). Other names pass, as only that machine sees where they lead.
+    ///
+    /// # Errors
+    /// `Denied` or `Loop`.
+    pub fn check_unresolved(&self, endpoint: Endpoint<'_>) -> Result<(), Error> {
+        let Endpoint { host, port, reach, .. } = endpoint;
+        let is_loopback = host == "localhost" || host.ends_with(".localhost");
+        let address = match is_loopback {
+            true => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+            false => parse_literal(host, port)?,
+        };
+        address.map_or(Ok(()), |address| self.allowed([address].into(), reach).map(drop))
+    }
+
+    /// Resolves a host to the addresses that may be dialled, for another machine to connect to. `within`: time for DNS.
+    ///
+    /// # Errors
+    /// Those of [`Dialer::connect`] that concern the name and its addresses.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn lookup(&self, endpoint: Endpoint<'_>, within: Duration) -> Result<Vec<SocketAddr>, Error> {
+        let found = timeout(within, self.resolve(endpoint)).await.map_err(|_elapsed| Error::DnsTimeout)??;
+        Ok(self.allowed(interleave_families(&found), endpoint.reach)?.into())
+    }
+
     /// Resolves the host of an endpoint, unless it is an address.
     async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
         let Endpoint { host, port, reach, caller, .. } = endpoint;
@@ -144,7 +171,7 @@ impl Dialer {
         // spelling of such a host.
         let lookup = match reach {
             Reach::Public => Lookup::Absolute,
-            Reach::Private | Reach::Address => Lookup::Searched,
+            Reach::Private | Reach::Address | Reach::Configured => Lookup::Searched,
         };
         let answer = self.resolver.resolve(host, lookup, caller).await;
         let found = answer.map_err(|failure| match is_exhausted(failure.error()) {

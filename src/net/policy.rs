@@ -45,6 +45,8 @@ pub enum Reach {
     Private,
     /// Any address: the configuration contains the address itself.
     Address,
+    /// Any address, `deny` or not: a server of the gateway's own choice, such as a parent proxy, which no caller names.
+    Configured,
 }
 
 /// Verdict of the dial policy on an address.
@@ -63,6 +65,9 @@ impl Settings {
     pub(super) fn verdict(&self, address: SocketAddr, reach: Reach, is_local: impl Fn(IpAddr) -> bool) -> DialVerdict {
         if self.is_own_listener(address, is_local) {
             return DialVerdict::OwnListener;
+        }
+        if reach == Reach::Configured {
+            return DialVerdict::Allowed;
         }
         let forms = AddressForms::of(address.ip());
         let denied = forms
@@ -91,6 +96,12 @@ impl Settings {
     fn allows(&self, ip: IpAddr, counts: impl Fn(&IpNet) -> bool) -> bool {
         let ip = ip.to_canonical();
         self.allow.iter().any(|range| range.contains(&ip) && counts(range))
+    }
+
+    /// True if dialling the address would reach a listener of the gateway; a listener on all addresses counts for loopback
+    /// addresses alone.
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        self.is_own_listener(address, |_| false)
     }
 
     /// True if dialling the address would reach a listener of the gateway.
@@ -213,6 +224,16 @@ mod tests {
         for address in ["8.8.4.4", "9.9.8.1", "10.0.0.1"] {
             assert_eq!(rule(&settings, address, Reach::Private), DialVerdict::Allowed, "{address}");
         }
+    }
+
+    #[test]
+    fn a_server_of_our_own_choice_may_have_any_address_but_ours() {
+        let settings = settings(&["10.0.0.0/8"], &["127.0.0.1:8080"]);
+        for address in ["10.0.0.1", "127.0.0.1", "169.254.169.254"] {
+            assert_eq!(rule(&settings, address, Reach::Configured), DialVerdict::Allowed, "{address}");
+        }
+        let ours = settings.verdict("127.0.0.1:8080".parse().unwrap(), Reach::Configured, |_| false);
+        assert_eq!(ours, DialVerdict::OwnListener);
     }
 
     #[test]

@@ -17,12 +17,13 @@
 
 use std::time::Duration;
 
-use super::body::{Body, Replay};
+use super::body::Body;
 use super::checkout::{check_out, discard_response};
 use super::claims::Pushback;
 use super::first_bytes::HelloGuard;
 use super::idle_timeout;
 use super::outcome::{Failure, Tunnel};
+use super::parent::check_answer;
 use super::permit_request::{self, LatePermits};
 use super::plan::Plan;
 use super::pool::Freshness;
@@ -31,16 +32,16 @@ use super::pushback::signal::{self, Signal};
 use super::read_response::{self, NoResponse};
 use super::refusal::Refusal;
 use super::request_log::{BodyRead, RequestLog};
+use super::resend::{Resend, can_repeat, write};
 use super::retry;
 use super::send::{OriginConn, SendError};
-use super::serialize;
 use super::session::Session;
 use super::timeouts::RequestTimeouts;
+use super::upstream::Way;
 use super::wait::Granted;
 use crate::gate::{Flight, Permit};
 use crate::locker::{AskKind, LimitId};
 use crate::tls::verify::Offer;
-use crate::wire::Version;
 
 /// Most times that a request is sent again after its origin has said that it did not process it
 /// (REFUSED_STREAM, GOAWAY). Two such responses can be bad luck; more mean that the origin accepts
@@ -71,14 +72,6 @@ pub(super) struct Answered {
     pub(super) flight: Flight,
     /// Body of the request, part of which may still have to be sent.
     pub(super) body: Body,
-}
-
-/// Part of the request's body that is written again.
-enum Resend {
-    /// The whole body, because it was sent before.
-    Whole(Replay),
-    /// Bytes queued behind a head that was not sent, framed for that version.
-    Unsent(Vec<u8>, Version),
 }
 
 /// Reason for sending a request again.
@@ -130,7 +123,16 @@ pub(super) async fn connect(
 ) -> Result<Tunnel, Failure> {
     let mut late = LatePermits::default();
     loop {
-        let ready = check_out(session, plan, granted.held).await?;
+        let ready = match check_out(session, plan, granted.held).await {
+            Ok(ready) => ready,
+            Err(failure) => {
+                // A parent proxy may have connected before it failed: the origin counts that connection.
+                if plan.upstream.way != Way::Direct && may_have_connected(&failure) {
+                    drop(granted.permit.depart());
+                }
+                return Err(failure);
+            }
+        };
         if !granted.permit.is_late() {
             permit_request::check(&granted.permit)?;
             let guard = HelloGuard::new(&session.worker.snapshot, plan);
@@ -138,6 +140,15 @@ pub(super) async fn connect(
         }
         late.add_one(session)?;
         granted = permit_request::obtain_again(session, log, plan, granted.permit, ready).await?;
+    }
+}
+
+/// True if a parent proxy may have connected to the origin, or still may, although the gateway has no connection.
+fn may_have_connected(failure: &Failure) -> bool {
+    match failure {
+        Failure::Refused(refusal) => refusal.may_have_connected(),
+        Failure::CallerGone => true,
+        Failure::LeftQueue | Failure::Truncated | Failure::Stalled => false,
     }
 }
 
@@ -174,7 +185,7 @@ async fn exchange(
         let reason = match send(session, log, &mut ready, &mut body, &plan.timeouts, permit).await? {
             SendResult::Unanswered(reason) => reason,
             SendResult::Answered(mut flight) => {
-                if !pushed_back(session, plan, &mut flight, resent) || !can_repeat(&mut resend, &mut body) {
+                if !pushed_back(session, plan, &ready, &mut flight, resent) || !can_repeat(&mut resend, &mut body) {
                     return Ok(Answered { ready, flight, body });
                 }
                 resent += 1;
@@ -191,7 +202,7 @@ async fn exchange(
                 }
                 // Trailers are kept with a body that was read to its end. A body that was not has none yet.
                 if !can_repeat(&mut resend, &mut body) {
-                    resend = Some(Resend::Unsent(ready.conn.take_unsent(), ready.conn.version()));
+                    resend = Some(Resend::unsent(&mut ready, plan));
                 }
                 permit = unused;
                 plan.want.fresh = fresh_from_now(session);
@@ -266,6 +277,11 @@ async fn send(
     (log.body, log.bytes_in) = (BodyRead::of(body), body.moved);
     match read {
         Ok(()) => {
+            if let Some(proxy) = &ready.forward
+                && check_answer(&session.response, proxy)?
+            {
+                log.answered_by_parent();
+            }
             let clock = session.worker.snapshot.gate.clock();
             ready.usable_until = idle_timeout::usable_until(&session.response, || clock.now());
             Ok(SendResult::Answered(flight))
@@ -290,65 +306,17 @@ fn fresh_from_now(session: &Session) -> Freshness {
     Freshness::Since(session.worker.snapshot.gate.clock().now())
 }
 
-/// Writes the request to the connection's buffer, with as much of its body as has been read.
-///
-/// # Errors
-/// - 400 if the chunks of the buffered content are malformed, or HTTP/2 cannot carry the target.
-/// - 502 if content that was read is framed for another version than the connection speaks.
-fn write(
-    session: &mut Session,
-    plan: &Plan,
-    body: &mut Body,
-    resend: Option<&Resend>,
-    ready: &mut OriginConn,
-) -> Result<(), Failure> {
-    let conn = &mut ready.conn;
-    let version = conn.version();
-    let framed = plan.outgoing.length.written_to(version);
-    body.reframe(framed);
-    match resend {
-        // These bytes begin with the head.
-        Some(Resend::Unsent(bytes, Version::Http11)) if version == Version::Http11 => {
-            conn.out().extend_from_slice(bytes);
-        }
-        Some(Resend::Unsent(_, before)) if *before != version && body.moved > 0 => {
-            // The part of the body that was read is framed for a version that the origin has stopped speaking.
-            return Err(Refusal::ConnectionTerminated.into());
-        }
-        Some(Resend::Unsent(bytes, before)) => {
-            serialize::buffer_request(&session.head, &plan.target, plan.outgoing, conn)?;
-            if *before == version {
-                conn.out().extend_from_slice(bytes);
-            }
-        }
-        Some(Resend::Whole(kept)) => {
-            serialize::buffer_request(&session.head, &plan.target, plan.outgoing, conn)?;
-            kept.write(framed, conn);
-        }
-        None => serialize::buffer_request(&session.head, &plan.target, plan.outgoing, conn)?,
-    }
-    let gathered = body.gather(&mut session.conn, conn);
-    gathered.map_err(|_| Refusal::Malformed("the request's chunks are malformed").into())
-}
-
-/// True if the whole body is buffered; it is then kept for the next sending.
-///
-/// A body that was kept once stays kept: it is not copied again while it is sent again.
-fn can_repeat(resend: &mut Option<Resend>, body: &mut Body) -> bool {
-    if !matches!(resend, Some(Resend::Whole(_))) {
-        *resend = body.take_replay().map(Resend::Whole);
-    }
-    resend.is_some()
-}
-
 /// Pauses the windows of the claims if the response is a pushback. Returns true if the request may
-/// be sent again instead of forwarding that response.
+/// be sent again instead of forwarding that response. A refusal of a parent proxy's own is none of the origin's.
 ///
 /// The slots settle first, whatever the response is. A pause is per window and credential: other
 /// keys of the limit go on, and other credentials. A time that the origin does not name is short
 /// term: just the limits with the shortest T pause.
-fn pushed_back(session: &Session, plan: &Plan, flight: &mut Flight, resent: u8) -> bool {
+fn pushed_back(session: &Session, plan: &Plan, ready: &OriginConn, flight: &mut Flight, resent: u8) -> bool {
     flight.answered();
+    if ready.forward.as_ref().is_some_and(|proxy| check_answer(&session.response, proxy) == Ok(true)) {
+        return false;
+    }
     let status = session.response.status();
     let snapshot = &session.worker.snapshot;
     let wall = snapshot.gate.clock().wall_unix_nanos().max(0);

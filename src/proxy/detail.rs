@@ -20,6 +20,7 @@ impl Refusal {
             Refusal::Ambiguous { limit, why } => {
                 format!("The limit {limit:?} cannot tell how to count the request: {why}.").into()
             }
+            Refusal::Parent(fault) => fault.detail().into(),
             Refusal::Overdue { refusal, timeout } => format!("{} The bound is {timeout}.", refusal.detail()).into(),
             Refusal::Malformed(why) => format!("The request is not well-formed HTTP: {why}.").into(),
             Refusal::BadTarget(why) => format!("The request's target is not valid: {why}.").into(),
@@ -140,6 +141,9 @@ impl Refusal {
 
     /// Cause in words of its own; `None` if the note says it all.
     fn cause(&self) -> Option<&str> {
+        if let Refusal::Parent(fault) = self {
+            return Some(fault.cause());
+        }
         if let Refusal::Certificate(why) | Refusal::TlsError(why) | Refusal::Ambiguous { why, .. } = self {
             return Some(why);
         }

@@ -10,6 +10,7 @@ use super::forward_response;
 use super::local_request;
 use super::local_response::{establish, refuse};
 use super::outcome::{Failure, Outcome, Tunnel};
+use super::parent_fault::ParentFault;
 use super::permit_request;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
@@ -75,6 +76,7 @@ pub(super) async fn connect_late(
 fn named(failure: Failure, session: &Session, log: &RequestLog) -> Failure {
     let timeout = match &failure {
         Failure::Refused(Refusal::ConnectTimeout | Refusal::DnsTimeout) => log.connect.as_ref(),
+        Failure::Refused(Refusal::Parent(fault)) if matches!(**fault, ParentFault::Late { .. }) => log.connect.as_ref(),
         Failure::Refused(Refusal::AnswerTimeout | Refusal::BodyTimeout) => session.deadline.timeout(),
         Failure::Refused(_) | Failure::CallerGone | Failure::LeftQueue | Failure::Truncated | Failure::Stalled => None,
     };

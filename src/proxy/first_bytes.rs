@@ -25,7 +25,7 @@ use super::session::{InterceptedTunnel, TlsInside};
 use super::snapshot::ConfigSnapshot;
 use super::target::{Form, Origin, PlainVersion, Scheme, Target};
 use super::tunnel_warnings::TunnelDenial;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, Way};
 use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
 use crate::wire::request_line::{FirstLine, first_line};
@@ -47,6 +47,8 @@ pub(super) struct HelloGuard {
     admitted: Admitted,
     /// Slots that the tunnel took.
     claims: Claims,
+    /// Way of the tunnel to its origin.
+    way: Way,
 }
 
 /// Reader of the protocol that the bytes so far allow.
@@ -92,6 +94,7 @@ impl HelloGuard {
             origin: origin.clone(),
             admitted: admitted.clone(),
             claims: claims.clone(),
+            way: plan.upstream.way,
         })
     }
 
@@ -122,9 +125,11 @@ impl HelloGuard {
 
     /// Tunnel with requests in plain HTTP, and the key of connections for them.
     pub(super) fn into_http(self) -> (InterceptedTunnel, Upstream) {
-        let HelloGuard { origin, admitted, .. } = self;
+        let HelloGuard { origin, admitted, way, .. } = self;
         let origin = Origin { scheme: Scheme::Http, ..origin };
-        let upstream = Upstream { origin: origin.clone(), reach: admitted.reach };
+        // Requests may use the tunnel that is there, although others to this origin go in absolute form.
+        let way = if let Way::Tunnel(rule) = way { Way::Forward(rule) } else { way };
+        let upstream = Upstream { origin: origin.clone(), reach: admitted.reach, way };
         (InterceptedTunnel { origin, admitted, tls: TlsInside::Opaque }, upstream)
     }
 

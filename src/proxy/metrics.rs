@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::hang_ups::{CallerTimeout, HangUps};
 use super::histogram::{Count, Histogram, HistogramValues};
 use super::host_metrics::HostMetrics;
+use super::parent_status::ParentStatus;
 pub use super::refusal_tally::REASONS;
 use super::refusal_tally::{ManyRefusals, RefusalTally};
 use crate::locker::{Caller, RefusalReason};
@@ -33,6 +34,8 @@ pub struct Metrics {
     refusals: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     /// Metrics by name of the host; an entry stays after the configuration names the host no more.
     hosts: Mutex<BTreeMap<Arc<str>, Arc<HostMetrics>>>,
+    /// Status by URL of the parent proxy; an entry stays after the configuration names the parent no more.
+    parents: Mutex<BTreeMap<Arc<str>, Arc<ParentStatus>>>,
     /// Names of callers that have waited.
     callers: Mutex<HashMap<Caller, Arc<str>>>,
     /// Pools of all runtimes and configurations that are still used.
@@ -147,6 +150,19 @@ impl Metrics {
     pub fn hosts(&self) -> Vec<(Arc<str>, Arc<HostMetrics>)> {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.iter().map(|(name, counters)| (Arc::clone(name), Arc::clone(counters))).collect()
+    }
+
+    /// Status of the parent proxy with this URL; it is the same object for the life of the process.
+    pub(super) fn of_parent(&self, name: &Arc<str>) -> Arc<ParentStatus> {
+        let mut parents = self.parents.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = parents.entry(Arc::clone(name));
+        Arc::clone(entry.or_insert_with(|| Arc::new(ParentStatus::new(Arc::clone(name)))))
+    }
+
+    /// Every parent proxy that the configuration names or has named.
+    pub fn parents(&self) -> Vec<(Arc<str>, Arc<ParentStatus>)> {
+        let parents = self.parents.lock().unwrap_or_else(PoisonError::into_inner);
+        parents.iter().map(|(name, status)| (Arc::clone(name), Arc::clone(status))).collect()
     }
 
     /// Counts a request that has ended with this status. `refused`: party that refused it, and the

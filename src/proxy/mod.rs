@@ -6,12 +6,12 @@
 //!
 //! | block | files |
 //! |---|---|
-//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `header_rules` `pushback` `retry` `wait_prefs` `warning` |
-//! | log | [`access_log`] · `hang_ups` `refusal_tally` [`histogram`] [`host_metrics`] [`metrics`] · [`trace`] `tunnel_warnings` |
-//! | configuration | `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
-//! | origin | `upstream` `h2_pool` `idle_timeout` `send` (the only door out) `pool` `pinned` |
+//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `parent_fault` `header_rules` `pushback` `retry` `wait_prefs` `warning` |
+//! | log | [`access_log`] · `hang_ups` `refusal_tally` [`histogram`] [`host_metrics`] [`parent_status`] [`metrics`] · [`trace`] `tunnel_warnings` |
+//! | configuration | `upstream` [`parent`] `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
+//! | origin | `h2_pool` `idle_timeout` `send` (the only door out) `idle_conns` `parent_idle` `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `outcome` |
-//! | writing | `trailers` `body` `serialize` `local_response` `checkout` (a connection for one request) |
+//! | writing | `trailers` `body` `serialize` `resend` `local_response` `checkout` (a connection for one request) |
 //! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
 //! | top | `tunnel` `intercept` `http2` `conn_admission` `connection` |
@@ -50,6 +50,7 @@ pub mod histogram;
 mod host;
 pub mod host_metrics;
 mod http2;
+mod idle_conns;
 mod idle_timeout;
 mod intercept;
 mod json;
@@ -62,6 +63,10 @@ mod matching;
 pub mod metrics;
 mod named_hosts;
 mod outcome;
+pub mod parent;
+mod parent_fault;
+mod parent_idle;
+pub mod parent_status;
 pub mod path;
 pub mod pattern;
 mod permit_request;
@@ -75,6 +80,7 @@ mod read_response;
 pub mod refusal;
 mod refusal_tally;
 mod request_log;
+mod resend;
 mod retry;
 mod reused;
 mod route;

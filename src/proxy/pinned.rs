@@ -95,6 +95,7 @@ mod tests {
     use super::*;
     use crate::net::dial::Reach;
     use crate::proxy::target::Scheme;
+    use crate::proxy::upstream::Way;
     use crate::proxy::uri_origin::Origin;
     use crate::wire::Stream;
 
@@ -103,7 +104,7 @@ mod tests {
 
     fn key(version: u64) -> PinKey {
         let origin = Origin { scheme: Scheme::Http, host: "a.example".into(), port: 80 };
-        PinKey { upstream: Upstream { origin, reach: Reach::Public }, caller: Caller(1), version }
+        PinKey { upstream: Upstream { origin, reach: Reach::Public, way: Way::Direct }, caller: Caller(1), version }
     }
 
     async fn dialled(listener: &TcpListener) -> Box<OriginConn> {

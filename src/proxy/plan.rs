@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub(super) want: ConnRequirement,
     /// Deadline of its connection: the slot of its last permit cannot be used later.
     pub(super) connected_by: Time,
+    /// Number of gateways of our name that it has passed; 0 if it does not go through a parent proxy.
+    pub(super) hops: u8,
     /// Timeouts under the configuration in force at its last permit.
     pub(super) timeouts: Arc<RequestTimeouts>,
 }
@@ -46,7 +48,7 @@ impl Plan {
         // The origin counts the connection of a tunnel.
         let is_counted = self.is_tunnel() && !self.claims.claims.is_empty();
         let attempts = if is_counted { DialStrategy::Sequential } else { DialStrategy::HappyEyeballs };
-        DialParams { caller: self.admitted.caller, attempts, until }
+        DialParams { caller: self.admitted.caller, attempts, until, hops: self.hops }
     }
 
     /// True for a CONNECT, which asks for a connection rather than for a response.

@@ -1,8 +1,7 @@
 //! Connection pool: dials origins, and keeps idle connections for the next requests.
 //!
 //! Order in which a request gets its connection: a stream of a shared HTTP/2 connection, the idle
-//! HTTP/1.1 connection used last, or a new one. The last used comes first because it is the least
-//! likely to be closed by its origin; the others can then grow old and be closed.
+//! HTTP/1.1 connection used last, or a new one.
 //!
 //! Each runtime has a pool of its own. A reload makes a new pool; the old one lives as long as a
 //! worker uses it.
@@ -16,17 +15,20 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use super::h2_pool::Freshness;
 use super::h2_pool::{Checkout, H2Pool, Http1};
+use super::idle_conns::{IdleConn, IdleConns};
 use super::metrics::{Metrics, Pool, PoolSize};
+use super::parent::{ParentDialer, ParentRequest, ParentRule, ParentStream, Parents};
+use super::parent_idle::ParentIdleConns;
 use super::pattern::HostPattern;
 use super::refusal::Refusal;
 use super::send::OriginConn;
 use super::settings::PoolSettings;
 use super::snapshot::ConfigSnapshot;
 use super::target::Scheme;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, Way};
 use crate::gate::clock::Clock;
 use crate::locker::Caller;
-use crate::net::dial::{self, DialStrategy, Dialer, Endpoint};
+use crate::net::dial::{DialStrategy, Dialer, Endpoint};
 use crate::time::Time;
 use crate::tls::verify::{self, Connector, HandshakeOptions, Offer};
 use crate::wire::Stream;
@@ -45,10 +47,14 @@ pub(super) struct OriginPool {
     /// Client certificates by host: index into the identities of the TLS settings.
     identities: Vec<(HostPattern, usize)>,
     metrics: Arc<Metrics>,
-    /// Idle connections of HTTP/1.1 by origin, the last one used at the end.
-    idle: Mutex<HashMap<Upstream, Vec<IdleConn>>>,
+    /// Idle connections of HTTP/1.1 by origin.
+    idle: Mutex<HashMap<Upstream, IdleConns>>,
     /// Connections of HTTP/2.
     h2: Arc<H2Pool>,
+    /// Parent proxies.
+    parents: Arc<Parents>,
+    /// Idle connections to them, which any request in absolute form may use.
+    to_parents: ParentIdleConns,
     /// Number of dials ahead by origin, at most [`MAX_PRECONNECTS`] each.
     preconnects: Mutex<HashMap<Upstream, usize>>,
 }
@@ -65,11 +71,6 @@ const MAX_PRECONNECTS: usize = 32;
 /// Most times that a request waits for a connection dialled by another. If it still has no stream then, each of the
 /// origin's connections has room for very few.
 const MAX_CHECKOUTS: u32 = 8;
-
-/// Time after its last read for which a kept connection is reused without asking the kernel for events. A busy gateway
-/// reuses each within some 100 µs: one system call in six would be such a question, 7 % of its requests per second.
-/// Bytes or a close that arrive later than this after a response are always seen.
-const JUST_READ: Duration = Duration::from_millis(1);
 
 /// Time that a request waits for idle connections to close when descriptors have run out. HTTP/2 connections end in
 /// tasks of their own, some on other threads.
@@ -91,13 +92,6 @@ impl Drop for PreconnectSlot {
     }
 }
 
-/// An idle connection of HTTP/1.1.
-struct IdleConn {
-    ready: Box<OriginConn>,
-    /// Time from which it is idle.
-    since: Time,
-}
-
 /// Requirement on a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct ConnRequirement {
@@ -117,6 +111,8 @@ pub(super) struct DialParams {
     pub(super) attempts: DialStrategy,
     /// Time by which there must be a connection, including waits for other dials and repeated tries.
     pub(super) until: Time,
+    /// Number of gateways of our name that the request has passed, for parent proxies.
+    pub(super) hops: u8,
 }
 
 impl OriginPool {
@@ -131,6 +127,8 @@ impl OriginPool {
             identities: snapshot.identities.clone(),
             idle: Mutex::default(),
             h2: Arc::default(),
+            parents: Arc::clone(&snapshot.parents),
+            to_parents: ParentIdleConns::new(snapshot.parents.count()),
             preconnects: Mutex::default(),
         });
         let pool: Weak<OriginPool> = Arc::downgrade(&origins);
@@ -157,13 +155,17 @@ impl OriginPool {
             }
         }
         let now = self.clock.now();
+        if let Way::Forward(_) = origin.way
+            && let Some(rule) = self.parents.rule(origin.way)
+            && let Some(ready) = self.to_parents.take(rule, now)
+        {
+            self.metrics.reused.add_one();
+            return Some(ready);
+        }
         loop {
-            let IdleConn { mut ready, since } = self.lock().get_mut(origin)?.pop()?;
-            let stream = &mut ready.conn.stream;
-            let is_open = if now.since(since) < JUST_READ { stream.seems_reusable() } else { stream.is_reusable() };
-            if is_open && now < ready.usable_until {
+            let idle = self.lock().get_mut(origin)?.pop()?;
+            if let Some(ready) = idle.into_usable(now) {
                 self.metrics.reused.add_one();
-                (ready.reused, ready.pinned) = (true, false);
                 return Some(ready);
             }
         }
@@ -248,14 +250,30 @@ impl OriginPool {
 
     /// Dials once: DNS, TCP, TLS.
     async fn dial_once(&self, origin: &Upstream, how: DialParams, offer: Offer) -> Result<Box<OriginConn>, Refusal> {
-        let DialParams { caller, attempts, until } = how;
+        let DialParams { caller, attempts, until, hops } = how;
         let (host, port, reach) = (&*origin.host, origin.port, origin.reach);
         let endpoint = Endpoint { host, port, reach, caller: caller.0, strategy: attempts };
-        let within = until.since(self.clock.now());
-        let tcp = self.dialer.connect(endpoint, within).await.map_err(refusal_of_dial)?;
+        let stream = match self.parents.rule(origin.way) {
+            None => {
+                let within = until.since(self.clock.now());
+                let mut stream = Stream::plain(self.dialer.connect(endpoint, within).await?);
+                stream.set_user_timeout(Some(self.user_timeout));
+                stream
+            }
+            Some(rule) => {
+                let is_forward = matches!(origin.way, Way::Forward(_));
+                let request = ParentRequest { endpoint, is_forward, until, hops };
+                let connected = Box::pin(self.dial_through(rule, request)).await?;
+                if connected.forward.is_some() {
+                    self.metrics.dialled.add_one();
+                    let mut ready = OriginConn::new(connected.stream);
+                    ready.forward = connected.forward;
+                    return Ok(ready);
+                }
+                connected.stream
+            }
+        };
         self.metrics.dialled.add_one();
-        let mut stream = Stream::plain(tcp);
-        stream.set_user_timeout(Some(self.user_timeout));
         match origin.scheme {
             Scheme::Http if offer == Offer::Http2 => self.begin_http2(origin, stream).await,
             Scheme::Http => Ok(OriginConn::new(stream)),
@@ -266,14 +284,30 @@ impl OriginPool {
         }
     }
 
+    /// Connects through a parent proxy.
+    async fn dial_through(&self, rule: &ParentRule, request: ParentRequest<'_>) -> Result<ParentStream, Refusal> {
+        let dialer = ParentDialer {
+            dialer: &self.dialer,
+            tls: &self.tls,
+            clock: self.clock,
+            user_timeout: self.user_timeout,
+            identity: &|host, port| self.identity(host, port),
+        };
+        dialer.connect(rule, request).await
+    }
+
+    /// Index of the client certificate that a server is shown.
+    fn identity(&self, host: &str, port: u16) -> Option<usize> {
+        self.identities.iter().find(|(pattern, _)| pattern.matches(host, port)).map(|(_, identity)| *identity)
+    }
+
     /// Makes the TLS handshake, and begins HTTP/2 if the origin chose it.
     ///
     /// # Errors
     /// 502 if the certificate is not valid, TLS fails, or the preface of HTTP/2 cannot be
     /// exchanged.
     async fn handshake(&self, origin: &Upstream, stream: Stream, offer: Offer) -> Result<Box<OriginConn>, Refusal> {
-        let identity = self.identities.iter().find(|(host, _)| host.matches(&origin.host, origin.port));
-        let wish = HandshakeOptions { offer, identity: identity.map(|(_, identity)| *identity) };
+        let wish = HandshakeOptions { offer, identity: self.identity(&origin.host, origin.port) };
         let tls = self.tls.connect(&origin.host, stream, wish).await.map_err(refusal_of_tls)?;
         let chosen = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let stream = Stream::tls(tls);
@@ -310,21 +344,18 @@ impl OriginPool {
     ///
     /// Dropped instead, which closes it: a connection in the middle of a message, and any beyond
     /// `idle_per_origin`.
-    pub(super) fn keep(&self, origin: &Upstream, mut ready: Box<OriginConn>) {
-        if !ready.conn.is_between_messages() {
-            return;
+    pub(super) fn keep(&self, origin: &Upstream, ready: Box<OriginConn>) {
+        if ready.forward.is_some() {
+            return self.to_parents.keep(ready, self.clock.now());
         }
-        ready.conn.release_buffers();
-        let idle = IdleConn { ready, since: self.clock.now() };
-        if self.settings.idle_per_origin == 0 {
-            return;
-        }
+        let Some(idle) = IdleConn::new(ready, self.clock.now()) else { return };
+        let most = self.settings.idle_per_origin;
         let mut all = self.lock();
         match all.get_mut(origin) {
-            Some(kept) if kept.len() < self.settings.idle_per_origin => kept.push(idle),
-            Some(_full) => {}
+            Some(kept) => kept.push(idle, most),
             // Clones the key only for the first connection of an origin.
-            None => drop(all.insert(origin.clone(), vec![idle])),
+            None if most > 0 => all.entry(origin.clone()).or_default().push(idle, most),
+            None => {}
         }
     }
 
@@ -332,13 +363,11 @@ impl OriginPool {
     pub(super) fn reap(&self) {
         let now = self.clock.now();
         self.h2.reap(self.settings.idle_timeout, now);
-        self.lock().retain(|_, kept| {
-            kept.retain_mut(|idle| now.since(idle.since) < self.settings.idle_timeout && idle.ready.is_good(now));
-            !kept.is_empty()
-        });
+        self.to_parents.reap(self.settings.idle_timeout, now);
+        self.lock().retain(|_, kept| kept.reap(self.settings.idle_timeout, now));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Upstream, Vec<IdleConn>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Upstream, IdleConns>> {
         // A panic elsewhere cannot leave the map half changed: each change is one call.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -346,28 +375,15 @@ impl OriginPool {
 
 impl Pool for OriginPool {
     fn kept(&self) -> PoolSize {
-        PoolSize { idle: self.lock().values().map(Vec::len).sum(), shared: self.h2.count() }
+        let to_origins: usize = self.lock().values().map(IdleConns::len).sum();
+        PoolSize { idle: to_origins + self.to_parents.count(), shared: self.h2.count() }
     }
 
     fn close_idle(&self) -> bool {
         let shared = self.h2.close_idle();
         let alone = std::mem::take(&mut *self.lock());
-        shared || !alone.is_empty()
-    }
-}
-
-/// Refusal for a dial that failed: its fault lies with the name, the address policy, the origin or
-/// this machine.
-fn refusal_of_dial(error: dial::Error) -> Refusal {
-    match error {
-        dial::Error::Dns(_) => Refusal::DnsError,
-        dial::Error::DnsTimeout => Refusal::DnsTimeout,
-        dial::Error::Denied => Refusal::AddressDenied,
-        dial::Error::Loop => Refusal::Loop,
-        dial::Error::Refused(_) => Refusal::ConnectionRefused,
-        dial::Error::Unreachable(_) => Refusal::Unreachable,
-        dial::Error::Timeout => Refusal::ConnectTimeout,
-        dial::Error::Exhausted(_) => Refusal::Exhausted,
+        let to_parents = self.to_parents.close();
+        shared || to_parents || !alone.is_empty()
     }
 }
 

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::parent_fault::ParentFault;
 use super::path::TooManyReadings;
 use super::timeouts::Timeout;
 use crate::locker::RefusalReason;
+use crate::net::dial;
 use crate::wire::HeadError;
 use crate::wire::framing::FramingError;
 
@@ -124,6 +126,8 @@ pub enum Refusal {
     Loop,
     /// The request is in another version of HTTP.
     Version,
+    /// No parent proxy could carry the request on.
+    Parent(Box<ParentFault>),
 }
 
 /// Fixed properties of a refusal.
@@ -202,6 +206,7 @@ impl Refusal {
             Refusal::Overdue { refusal, .. } => refusal.row(),
             Refusal::Loop => row(508, "proxy_loop_detected", "gateway", "loop"),
             Refusal::Version => row(505, "http_request_error", "gateway", "version"),
+            Refusal::Parent(fault) => row(fault.status(), fault.error(), "parent", fault.note()),
         }
     }
 
@@ -220,8 +225,8 @@ impl Refusal {
         self.row().error
     }
 
-    /// Party that refused, for the access log: `limit`, `access`, `gateway`, `origin`, or `caller`
-    /// for requests that were invalid from the start.
+    /// Party that refused, for the access log: `limit`, `access`, `gateway`, `parent`, `origin`, or `caller` for requests
+    /// that were invalid from the start.
     pub fn refused_by(&self) -> &'static str {
         self.row().refused_by
     }
@@ -229,6 +234,11 @@ impl Refusal {
     /// Reason in a word, for logs and metrics.
     pub fn note(&self) -> &'static str {
         self.row().note
+    }
+
+    /// True if a parent proxy may have connected to the origin before it failed.
+    pub(super) fn may_have_connected(&self) -> bool {
+        matches!(self, Refusal::Parent(fault) if fault.may_have_connected())
     }
 
     /// True if the message boundary is in doubt, so that the connection must close.
@@ -250,6 +260,9 @@ impl Refusal {
 
     /// Time until a repeated request can succeed; `None` if unknown, or if repeating cannot help.
     pub fn retry_after(&self) -> Option<Duration> {
+        if let Refusal::Parent(fault) = self {
+            return fault.retry_after();
+        }
         if matches!(self, Refusal::Limited { why: RefusalReason::CostTooHigh, .. }) {
             return None;
         }
@@ -260,6 +273,28 @@ impl Refusal {
             return Some(*retry_after);
         }
         matches!(self, Refusal::Exhausted | Refusal::LatePermit).then_some(Duration::from_secs(1))
+    }
+}
+
+impl From<ParentFault> for Refusal {
+    fn from(fault: ParentFault) -> Refusal {
+        Refusal::Parent(Box::new(fault))
+    }
+}
+
+impl From<dial::Error> for Refusal {
+    /// The fault lies with the name, the address policy, the origin or this machine.
+    fn from(error: dial::Error) -> Refusal {
+        match error {
+            dial::Error::Dns(_) => Refusal::DnsError,
+            dial::Error::DnsTimeout => Refusal::DnsTimeout,
+            dial::Error::Denied => Refusal::AddressDenied,
+            dial::Error::Loop => Refusal::Loop,
+            dial::Error::Refused(_) => Refusal::ConnectionRefused,
+            dial::Error::Unreachable(_) => Refusal::Unreachable,
+            dial::Error::Timeout => Refusal::ConnectTimeout,
+            dial::Error::Exhausted(_) => Refusal::Exhausted,
+        }
     }
 }
 

@@ -161,6 +161,12 @@ impl RequestLog {
         self.note_refusal(refusal);
     }
 
+    /// Records that a parent proxy has answered in the origin's place; the response is forwarded.
+    pub(super) fn answered_by_parent(&mut self) {
+        self.refused = Some(("parent", "parent_limited"));
+        self.note = Some("parent_limited".into());
+    }
+
     /// Records that the caller hung up.
     pub(super) fn caller_gone(&mut self) {
         self.status = CLIENT_CLOSED_REQUEST;

@@ -1,11 +1,13 @@
 //! Sending of requests: the only way out to an origin, and it consumes a permit.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::runtime::Handle;
 
 use super::h2_pool::DialLeader;
+use super::parent::ParentProxy;
 use crate::gate::{Flight, Permit};
 use crate::time::Time;
 use crate::wire::http2::{HeadFlush, OriginStream};
@@ -23,6 +25,8 @@ pub(super) struct OriginConn {
     pub(super) pinned: bool,
     /// Time until which it can be used, as its origin has announced.
     pub(super) usable_until: Time,
+    /// Parent proxy at its other end, which takes requests in absolute form; `None`: the origin.
+    pub(super) forward: Option<Arc<ParentProxy>>,
 }
 
 /// Reason for which a request's head was not sent.
@@ -37,7 +41,7 @@ impl OriginConn {
     /// A connection that was just opened.
     pub(super) fn new(stream: Stream) -> Box<OriginConn> {
         let conn = Conn::new(stream);
-        Box::new(OriginConn { conn, reused: false, pinned: false, usable_until: Time::NEVER })
+        Box::new(OriginConn { conn, reused: false, pinned: false, usable_until: Time::NEVER, forward: None })
     }
 
     /// A stream on a connection that other requests share.

@@ -5,13 +5,15 @@ use std::io::{self, Write as _};
 use http::{Request, Response};
 
 use super::header_rules::{Outgoing, Returned, asks_for_trailers, for_caller, for_origin, is_named, switches, via};
+use super::parent::ParentProxy;
 use super::problem::{PutField, date};
 use super::refusal::Refusal;
 use super::target::Target;
 use crate::wire::http2::{FieldMap, carried_path};
 use crate::wire::{Conn, Length, Name, RequestHead, ResponseHead, Version};
 
-/// Writes the head of the request, as the origin receives it, to the connection's buffer.
+/// Writes the head of the request, as the origin receives it, to the connection's buffer; in absolute form if `forward` is
+/// the parent proxy at its other end.
 ///
 /// # Errors
 /// 400 if HTTP/2 cannot carry the target.
@@ -19,13 +21,17 @@ pub(super) fn buffer_request(
     head: &RequestHead,
     target: &Target,
     outgoing: Outgoing,
+    forward: Option<&ParentProxy>,
     to: &mut Conn,
 ) -> Result<(), Refusal> {
     if to.stream.is_http2() {
         let request = request(head, target, outgoing)?;
         to.stream.set_request(request);
     } else {
-        write_request(head, target, outgoing, to.out());
+        match forward {
+            None => write_request(head, target, outgoing, to.out()),
+            Some(parent) => write_forward(head, target, outgoing, parent, to.out()),
+        }
     }
     Ok(())
 }
@@ -35,6 +41,30 @@ fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
     target.write_path(head, out);
+    write_behind_target(head, target, outgoing, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the head in HTTP/1.1 for a parent proxy: absolute-form (RFC 9112 §3.2.2), and the gateway's own credentials.
+///
+/// It always bears `Via`, by which gateways that are each other's parents notice it.
+fn write_forward(head: &RequestHead, target: &Target, outgoing: Outgoing, parent: &ParentProxy, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method().as_bytes());
+    out.extend_from_slice(b" http://");
+    target.origin.write_authority(out);
+    // `OPTIONS *` has a URL without a path (RFC 9112 §3.2.4).
+    if target.path(head) != "*" {
+        target.write_path(head, out);
+    }
+    write_behind_target(head, target, Outgoing { via: true, ..outgoing }, out);
+    if let Some(credentials) = parent.authorization() {
+        write_field(out, b"Proxy-Authorization", credentials.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the rest of the request line and all fields.
+fn write_behind_target(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     target.write_host(out);
     out.extend_from_slice(b"\r\n");
@@ -49,7 +79,6 @@ fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &
         (false, false) => b"",
     });
     outgoing.put_via(head, |field, value| write_field(out, field, value));
-    out.extend_from_slice(b"\r\n");
 }
 
 /// True for a request of HTTP/2 that ends with its head and states no length, although its method

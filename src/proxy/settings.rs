@@ -7,6 +7,7 @@ use super::access;
 use super::access_log;
 use super::balancers;
 use super::claims;
+use super::parent;
 use super::pattern::HostPattern;
 use super::target;
 use super::timeouts::Timeouts;
@@ -34,6 +35,8 @@ pub struct Settings {
     /// Client certificate for each pattern of origins that ask for one: an index into the
     /// identities of `tls`. The first pattern that matches applies.
     pub identities: Vec<(HostPattern, usize)>,
+    /// Parent proxies, in the order in which they are looked at.
+    pub parents: Vec<parent::Settings>,
     /// Hosts to which tunnels are intercepted.
     pub intercept: Vec<HostPattern>,
     /// Authority that signs our certificates in intercepted tunnels; set if `intercept` is not

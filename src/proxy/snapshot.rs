@@ -19,6 +19,7 @@ use super::claims;
 use super::host_metrics::HostTable;
 use super::metrics::Metrics;
 use super::named_hosts::NamedHosts;
+use super::parent::Parents;
 use super::pattern::HostPattern;
 use super::pushback::pause_log::PauseLog;
 use super::refusal::Refusal;
@@ -105,6 +106,7 @@ pub struct PreparedSnapshot {
     pub(super) warned_hosts: Arc<WarnedHosts>,
     /// Client certificates, see [`Settings::identities`].
     pub(super) identities: Vec<(HostPattern, usize)>,
+    pub(super) parents: Arc<Parents>,
     pub(super) intercept: Vec<HostPattern>,
     pub(super) authority: Option<Arc<ca::CertAuthority>>,
     /// Our certificate for callers; `None` if no listener has TLS.
@@ -186,6 +188,7 @@ impl PreparedSnapshot {
             access: Reused::reuse_or_make(before.map(|before| &before.access), settings.access, access)?,
             balancers: settings.balancers,
             timeouts: TimeoutTable::new(settings.timeouts),
+            parents: Arc::new(Parents::new(settings.parents, &metrics)),
             gate,
             drain,
             metrics,

@@ -15,8 +15,7 @@ pub use super::uri_origin::{Origin, PlainVersion, Scheme};
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead, Version, members};
 
-/// Most gateways of our name that a request may have passed before it counts as a loop. A few gateways in a row are a
-/// sensible set-up.
+/// Most gateways of our name that a request may have passed; more are a loop. A few in a row are a sensible set-up.
 const MAX_HOPS: usize = 3;
 
 /// Remedy for a request with a Host that a web page may have chosen.
@@ -385,11 +384,16 @@ fn refused(fault: HostError) -> Refusal {
 
 /// True if the `Via` of a request names so many gateways of our name that it must be in a loop (508).
 pub fn too_many_hops(head: &RequestHead) -> bool {
+    hops(head) > MAX_HOPS
+}
+
+/// Number of gateways of our name in the `Via` of a request.
+pub(super) fn hops(head: &RequestHead) -> usize {
     let hops = head.all(Name::Via).flat_map(members).filter(|hop| {
         let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(b"lockgate"))
     });
-    hops.count() > MAX_HOPS
+    hops.count()
 }
 
 #[cfg(test)]

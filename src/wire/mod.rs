@@ -18,6 +18,7 @@
 //! | [`stream`], `tcp` | byte stream over TCP, TLS, or a stream of HTTP/2 |
 //! | [`buffer`], [`conn`] | buffered connection |
 //! | [`http2`] | HTTP/2 connections of callers and to origins |
+//! | [`http_client`], [`connect_client`], [`socks5_client`] | requests of the gateway's own: of HTTP, and for tunnels through other proxies |
 //! | [`cross_site`] | checks against cross-site requests |
 //!
 //! [`stream`] and [`http2`] are one recursion: a stream of HTTP/2 is a [`Stream`], and may carry
@@ -27,6 +28,7 @@ mod block;
 pub mod buffer;
 pub mod chunked;
 pub mod conn;
+pub mod connect_client;
 pub mod cross_site;
 pub mod field;
 pub mod framing;
@@ -40,6 +42,7 @@ pub mod proxy_header;
 pub mod request_line;
 mod request_target;
 pub mod response_head;
+pub mod socks5_client;
 pub mod stream;
 mod tcp;
 pub mod trailer_section;

@@ -15,6 +15,7 @@ pub(crate) mod middleman;
 pub(crate) mod origin;
 pub(crate) mod origin2;
 mod output;
+pub(crate) mod parent;
 pub(crate) mod processes;
 pub(crate) mod program;
 pub(crate) mod proxy_header;

@@ -92,6 +92,7 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[[limit]]", "[[limit]]\n"),
         ("match", "[[limit]]\n[limit.match]\n"),
         ("[[route]]", "[[route]]\n"),
+        ("[[parent]]", "[[parent]]\n"),
         ("[listen]", "[listen]\n"),
         ("tls", "[listen.tls]\n"),
         ("[tls]", "[tls]\n"),

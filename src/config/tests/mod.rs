@@ -4,6 +4,7 @@
 mod documents;
 mod lint;
 mod mistakes;
+mod parents;
 mod settings;
 mod tls;
 
@@ -41,6 +42,9 @@ fn folder(test: &str) -> PathBuf {
     std::fs::create_dir_all(&folder).unwrap();
     let hash = "$2y$05$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234";
     std::fs::write(folder.join("users"), format!("ana:{hash}\n")).unwrap();
+    let password = folder.join("parent.password");
+    std::fs::write(&password, "secret\n").unwrap();
+    std::fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
     let certified = |name: &str| rcgen::generate_simple_self_signed(vec![format!("{name}.example")]).unwrap();
     std::fs::write(folder.join("internal-ca.pem"), certified("internal").cert.pem()).unwrap();
     for name in ["gateway", "client", "other"] {

@@ -88,7 +88,7 @@ pub fn sent_for(head: &RequestHead) -> Option<FramedRequest> {
 /// Head of HTTP/1 that is sent to the origin.
 fn sent(head: &RequestHead, target: &Target, outgoing: Outgoing) -> Vec<u8> {
     let mut to = Conn::new(Stream::closed());
-    assert!(buffer_request(head, target, outgoing, &mut to).is_ok());
+    assert!(buffer_request(head, target, outgoing, None, &mut to).is_ok());
     to.out().clone()
 }
 

@@ -51,9 +51,7 @@ fn what_is_meant_for_this_hop_stays_here_and_the_rest_keeps_its_order_and_letter
 fn a_request_says_once_how_long_it_is() {
     let head = "POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n";
     assert_eq!(out(head).matches("Content-Length: 5\r\n").count(), 1);
-    assert!(
-        out("POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").contains("Content-Length: 0\r\n")
-    );
+    assert!(out("POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").contains("Content-Length: 0\r\n"));
     let chunked = out("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n");
     assert_eq!(chunked.matches("Transfer-Encoding: chunked\r\n").count(), 1);
     assert!(chunked.contains("TE: trailers\r\nConnection: TE\r\n"));
@@ -61,9 +59,8 @@ fn a_request_says_once_how_long_it_is() {
 
 #[test]
 fn a_web_socket_may_be_asked_for_and_h2c_may_not() {
-    let head = |protocol| {
-        format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")
-    };
+    let head =
+        |protocol| format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n");
     assert!(out(&head("websocket")).contains("Upgrade: websocket\r\nConnection: upgrade\r\n"));
     assert!(!out(&head("h2c")).contains("pgrade"));
     assert!(!out(&head("websocket, h2c")).contains("pgrade"));
