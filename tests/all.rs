@@ -46,7 +46,7 @@ mod metrics; // of the process, and of requests by host
 mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
 mod page; // the dashboard, in a browser
-mod parent_kinds; // SOCKS5 and TLS
+mod parent_kinds; // SOCKS5, TLS, and the proxy of the environment
 mod parents; // other proxies on the way to the origin, and their faults
 mod parents_in_use; // squid and another gateway as parents, judged at the origin
 mod plain_tunnels; // plain HTTP in a tunnel is counted as if it had come without one

@@ -1,8 +1,11 @@
-//! Parents that speak SOCKS5 or TLS.
+//! Parents that speak SOCKS5 or TLS, and the one that the environment names.
+
+use std::process::Command;
+use std::sync::Arc;
 
 use crate::parents::{login, parent};
 use crate::support::certs::{Authority, Fault};
-use crate::support::gateway::Dir;
+use crate::support::gateway::{Dir, PROGRAM};
 use crate::support::parent::Parent;
 use crate::support::*;
 
@@ -66,4 +69,35 @@ fn a_parent_with_tls_must_prove_its_name() {
     let refused = gateway.get("http://a.example/");
     check_ours(&refused, 503, "destination_unavailable");
     assert!(refused.text().contains("certificate"), "{}", refused.text());
+}
+
+/// Log of a gateway that was started with these variables, once it has answered.
+fn log_with(variables: &[(&str, String)], toml: &str) -> String {
+    let dir = Dir::new();
+    dir.write("proxy.toml", toml);
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "-c", "proxy.toml"]).envs(variables.iter().map(|(name, value)| (*name, value)));
+    let gateway = Gateway::start_by(&mut command, Arc::new(dir));
+    gateway.complains("listening");
+    assert_eq!(gateway.get(&Origin::start().url("/direct")).text(), "/direct", "no variable is followed");
+    gateway.stderr()
+}
+
+#[test]
+fn the_proxy_of_the_environment_is_offered_and_never_followed() {
+    let dead = DeadPort::new();
+    let port = free_port();
+    let toml = format!("{UNLIMITED}[listen]\nproxy = \"127.0.0.1:{port}\"\n\n");
+    let proxy = format!("http://ana:secret@127.0.0.1:{}", dead.port());
+    let variables = [("HTTP_PROXY", proxy.clone()), ("NO_PROXY", ".corp.example".to_owned())];
+    let log = log_with(&variables, &toml);
+    let lines = format!(
+        "[[parent]]\nmatch = {{ host = \"*\" }}\nexcept = [\"*.corp.example\"]\nproxy = \"http://127.0.0.1:{}\"",
+        dead.port()
+    );
+    assert!(log.contains(&lines) && !log.contains("secret"), "{log}");
+    let own = [("HTTP_PROXY", format!("http://127.0.0.1:{port}")), ("https_proxy", format!("http://localhost:{port}"))];
+    assert!(!log_with(&own, &toml).contains("[[parent]]"), "as under `lockgate exec` of this gateway");
+    let written = toml + &parent(&["a.example"], &[format!("http://127.0.0.1:{}", dead.port())], "");
+    assert!(!log_with(&variables, &written).contains("names a proxy"), "the file says it already");
 }

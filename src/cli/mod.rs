@@ -15,6 +15,7 @@ mod demo;
 mod env;
 mod exec;
 mod fetch;
+mod parent_offer;
 mod run;
 mod top;
 mod user;

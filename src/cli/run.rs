@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{exec, load_settings, print_error, variables};
+use super::{exec, load_settings, parent_offer, print_error, variables};
 use crate::app::{self, RunOutcome, StartMode};
 use crate::config::Settings;
 use crate::gate::journal;
@@ -41,6 +41,7 @@ pub(super) fn run(arguments: RunArgs, config_arg: Option<&Path>) -> ExitCode {
     let announce = |settings: &Settings| {
         // A closed stdout is no reason not to run.
         std::io::stdout().lock().write_all(banner(&path, settings).as_bytes()).ok();
+        parent_offer::log(settings);
     };
     match app::run(path.clone(), settings, mode, announce) {
         Ok(RunOutcome::Drained) => ExitCode::SUCCESS,
