@@ -15,22 +15,26 @@
 //! limit refused. The slots settle when the permit is granted, so a window of `in_flight` is free
 //! again at once.
 
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
 use serde_json::json;
 
 use super::access::Admitted;
+use super::bare_permit::{self, BareAsk};
 use super::claims::Claims;
 use super::host::Authority;
 use super::outcome::Failure;
-use super::permit_request::{self, Claimant, LatePermits};
-use super::plan::Plan;
 use super::pushback::reset_time::seconds;
 use super::query::{decode, parameter, parameters};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::Session;
+use super::snapshot::ConfigSnapshot;
 use super::wait_prefs;
 use crate::gate::Patience;
-use crate::locker::{AskKind, Claim, Key};
+use crate::locker::Caller;
+use crate::time::Time;
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead};
 
@@ -82,21 +86,7 @@ pub(super) async fn acquire(
     }
     let prefs = request.prefs(&session.head)?;
     let claims = request.claims(session, log, &admitted)?;
-    let mut claimant = Acquire { request, admitted, claims };
-    let mut late = LatePermits::default();
-    let mut permit = permit_request::ask(session, log, &mut claimant, prefs).await?.permit;
-    while permit.is_late() {
-        drop(permit);
-        late.add_one(session)?;
-        let prefs = Patience { kind: AskKind::Retry, ..prefs };
-        permit = permit_request::ask(session, log, &mut claimant, prefs).await?.permit;
-    }
-    permit_request::check(&permit)?;
-    // The caller's own work begins here; its end is not reported.
-    let mut flight = permit.depart();
-    flight.sent();
-    flight.answered();
-    drop(flight);
+    bare_permit::obtain(&mut Acquire { session, log, request, admitted, claims }, prefs).await?;
     Ok(json!({ "verdict": "go", "waited_ms": log.waited.as_micros() as f64 / 1e3 }).to_string())
 }
 
@@ -131,10 +121,10 @@ impl AcquireRequest {
     }
 }
 
-/// An `acquire` request with its caller and its claims.
-///
-/// Claimant without a plan: nothing is dialled while it waits.
-struct Acquire {
+/// An `acquire` request with its session, its caller and its claims.
+struct Acquire<'s> {
+    session: &'s mut Session,
+    log: &'s mut RequestLog,
     /// Kept, because a reload requires the claims to be found again.
     request: AcquireRequest,
     /// Caller, as identified for this request: neither its host nor its port is checked.
@@ -143,27 +133,39 @@ struct Acquire {
     claims: Claims,
 }
 
-impl Claimant for Acquire {
+impl BareAsk for Acquire<'_> {
+    fn snapshot(&self) -> &Arc<ConfigSnapshot> {
+        &self.session.worker.snapshot
+    }
+
     fn claims(&self) -> &Claims {
         &self.claims
     }
 
-    fn admitted(&self) -> &Admitted {
-        &self.admitted
+    fn caller(&self) -> Caller {
+        self.admitted.caller
     }
 
-    fn plan(&self) -> Option<&Plan> {
-        None
+    fn arrived(&self) -> Time {
+        self.log.started
     }
 
-    fn credential(&self, _: &Session, _: &Claim) -> Option<Key> {
-        None
+    fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.session.conn.stream.poll_hangup(cx)
     }
 
-    fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
-        session.worker.refresh();
-        self.admitted = session.worker.snapshot.access.readmit(session.caller, &self.admitted);
-        self.claims = self.request.claims(session, log, &self.admitted)?;
+    fn begin_wait(&mut self) {
+        self.admitted.remember_name(&self.session.worker.snapshot.metrics);
+    }
+
+    fn add_wait(&mut self, asked: Time, now: Time) {
+        self.log.add_wait(asked, now);
+    }
+
+    fn claim_again(&mut self) -> Result<(), Refusal> {
+        self.session.worker.refresh();
+        self.admitted = self.session.worker.snapshot.access.readmit(self.session.caller, &self.admitted);
+        self.claims = self.request.claims(self.session, self.log, &self.admitted)?;
         Ok(())
     }
 }

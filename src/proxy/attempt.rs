@@ -138,7 +138,7 @@ pub(super) async fn connect(
             let guard = HelloGuard::new(&session.worker.snapshot, plan);
             return Ok(Tunnel::open(ready.conn, granted.permit, guard, plan.timeouts.tunnel_idle.clone()));
         }
-        late.add_one(session)?;
+        late.add_one(&session.worker.snapshot)?;
         granted = permit_request::obtain_again(session, log, plan, granted.permit, ready).await?;
     }
 }
@@ -175,7 +175,7 @@ async fn exchange(
     loop {
         let mut ready = check_out(session, plan, held.take()).await?;
         if permit.is_late() {
-            late.add_one(session)?;
+            late.add_one(&session.worker.snapshot)?;
             Granted { permit, held } = permit_request::obtain_again(session, log, plan, permit, ready).await?;
             continue;
         }

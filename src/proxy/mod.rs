@@ -12,7 +12,7 @@
 //! | origin | `h2_pool` `idle_timeout` `send` (the only door out) `idle_conns` `parent_idle` `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `outcome` |
 //! | writing | `trailers` `body` `serialize` `resend` `local_response` `checkout` (a connection for one request) |
-//! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
+//! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again), `bare_permit` (the same without a request) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
 //! | top | `tunnel` `intercept` `http2` `conn_admission` `connection` |
 //!
@@ -25,6 +25,7 @@ mod acquire;
 mod admit;
 mod attempt;
 pub mod balancers;
+mod bare_permit;
 mod blocked_ports;
 mod body;
 pub mod capabilities;

@@ -6,79 +6,29 @@
 //! found again and asked for at once, with the time of arrival kept, so that the request does not
 //! lose its turn.
 //!
-//! Two users: requests that are forwarded ([`obtain`]) and `/acquire` ([`ask`]).
+//! For requests that are forwarded; permits alone are obtained by [`bare_permit`](super::bare_permit).
 
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::access::Admitted;
-use super::claims::Claims;
 use super::outcome::Failure;
 use super::plan::Plan;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::send::OriginConn;
 use super::session::Session;
+use super::snapshot::ConfigSnapshot;
 use super::wait::{self, Granted};
 use super::wait_prefs;
 use crate::gate::{Answer, Patience, Permit, Refused};
-use crate::locker::{AskKind, Claim, Key, RefusalReason, Sorry};
+use crate::locker::{AskKind, Claim, RefusalReason, Sorry};
 use crate::time::Time;
 
 /// Most permits of one request that may come too late. The request has its connection by then, so
 /// each takes 250 ms of delay elsewhere: in the store, in the gateway, or in an origin that breaks
 /// every connection before it is used.
 const MAX_LATE: u32 = 8;
-
-/// A request for slots: an HTTP request, or one for a permit alone (`/acquire`).
-pub(super) trait Claimant {
-    /// Claims that must be granted, all at one moment.
-    fn claims(&self) -> &Claims;
-
-    /// Caller that takes the turn.
-    ///
-    /// Identity by which the queue shares turns between callers.
-    fn admitted(&self) -> &Admitted;
-
-    /// Plan of the connection; `None` if no connection is needed.
-    ///
-    /// With a plan, a connection is dialled shortly before the turn.
-    fn plan(&self) -> Option<&Plan>;
-
-    /// Window that stands for the credential of the request beside the window of a claim; `None` if it
-    /// has none.
-    fn credential(&self, session: &Session, claim: &Claim) -> Option<Key>;
-
-    /// Finds the claims again under the configuration in force, after a reload has replaced the one
-    /// that they were found under.
-    ///
-    /// # Errors
-    /// If the request cannot be counted, see [`Rules::find`](super::claims::Rules::find).
-    fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal>;
-}
-
-impl Claimant for Plan {
-    fn claims(&self) -> &Claims {
-        &self.claims
-    }
-
-    fn admitted(&self) -> &Admitted {
-        &self.admitted
-    }
-
-    fn plan(&self) -> Option<&Plan> {
-        Some(self)
-    }
-
-    fn credential(&self, session: &Session, claim: &Claim) -> Option<Key> {
-        Plan::credential(self, session, claim)
-    }
-
-    fn claim_again(&mut self, session: &mut Session, log: &mut RequestLog) -> Result<(), Refusal> {
-        Plan::claim_again(self, session, log)
-    }
-}
 
 /// Obtains a permit for a request that is forwarded. `kind`: `New`, or `Retry` if the request had a
 /// permit before.
@@ -116,10 +66,10 @@ pub(super) async fn obtain(
 /// # Cancel safety
 /// Dropping the future takes the request out of the queue. A permit that was granted in the
 /// meantime gives its slots back.
-pub(super) async fn ask(
+async fn ask(
     session: &mut Session,
     log: &mut RequestLog,
-    claimant: &mut impl Claimant,
+    plan: &mut Plan,
     mut prefs: Patience,
 ) -> Result<Granted, Failure> {
     let retry = prefs.kind == AskKind::Retry;
@@ -128,33 +78,32 @@ pub(super) async fn ask(
     }
     loop {
         let snapshot = &session.worker.snapshot;
-        prefs.revision = claimant.claims().revision;
+        prefs.revision = plan.claims.revision;
         let pauses = snapshot.pauses.changes();
-        let asked = claims_in_force(session, claimant);
-        match snapshot.gate.ask(&asked, claimant.admitted().caller, prefs) {
+        let asked = claims_in_force(session, plan);
+        match snapshot.gate.ask(&asked, plan.admitted.caller, prefs) {
             Answer::Go(permit) => {
-                snapshot.rules.metrics(claimant.claims()).for_each(|limit| limit.permit(Duration::ZERO));
+                snapshot.rules.metrics(&plan.claims).for_each(|limit| limit.permit(Duration::ZERO));
                 return Ok(Granted { permit, held: None });
             }
             // The limits have changed since the claims were found.
-            Answer::Sorry(Refused::Reask) => claimant.claim_again(session, log)?,
+            Answer::Sorry(Refused::Reask) => plan.claim_again(session, log)?,
             Answer::Sorry(refused) => return Err(snapshot.refusal(refused).into()),
             Answer::Wait(waiting) => {
                 let asked_at = snapshot.gate.clock().now();
-                claimant.admitted().remember_name(&snapshot.metrics);
+                plan.admitted.remember_name(&snapshot.metrics);
                 // Boxed, so that a connection on which no request waits does not hold the memory of a wait.
-                let caller = claimant.admitted().caller;
-                let decided = Box::pin(wait::wait(session, waiting, claimant.claims(), caller, claimant.plan())).await;
+                let decided = Box::pin(wait::wait(session, waiting, plan)).await;
                 log.add_wait(asked_at, session.worker.snapshot.gate.clock().now());
                 match decided? {
                     // A pause of its credential began meanwhile: it waits for that, too, from its old place.
-                    Ok(_) if is_outdated(session, claimant, &asked, pauses) => {
-                        if let Some(refused) = pause_beyond_wait(session, claimant, prefs, log.started) {
+                    Ok(_) if is_outdated(session, plan, &asked, pauses) => {
+                        if let Some(refused) = pause_beyond_wait(session, plan, prefs, log.started) {
                             return Err(session.worker.snapshot.refusal(refused).into());
                         }
                     }
                     Ok(granted) => return Ok(granted),
-                    Err(Refused::Reask) => claimant.claim_again(session, log)?,
+                    Err(Refused::Reask) => plan.claim_again(session, log)?,
                     Err(refused) => return Err(session.worker.snapshot.refusal(refused).into()),
                 }
                 prefs.arrived = Some(log.started);
@@ -165,8 +114,8 @@ pub(super) async fn ask(
 }
 
 /// Claims of a request, with the windows of its credential that pause now.
-fn claims_in_force(session: &Session, claimant: &impl Claimant) -> SmallVec<[Claim; 2]> {
-    let found = &claimant.claims().claims;
+fn claims_in_force(session: &Session, plan: &Plan) -> SmallVec<[Claim; 2]> {
+    let found = &plan.claims.claims;
     let snapshot = &session.worker.snapshot;
     let clock = snapshot.gate.clock();
     if !snapshot.pauses.is_active(|| clock.now()) {
@@ -177,7 +126,7 @@ fn claims_in_force(session: &Session, claimant: &impl Claimant) -> SmallVec<[Cla
     for of_one in found.chunk_by(|one, next| one.limit == next.limit) {
         claims.extend_from_slice(of_one);
         claims.extend(of_one.iter().filter_map(|claim| {
-            let credential = || claimant.credential(session, claim);
+            let credential = || plan.credential(session, claim);
             let (key, _) = snapshot.pauses.paused_credential(claim.limit, claim.key, now, credential)?;
             Some(Claim { key, ..*claim })
         }));
@@ -187,9 +136,9 @@ fn claims_in_force(session: &Session, claimant: &impl Claimant) -> SmallVec<[Cla
 
 /// True if a request had to wait for another window than it was granted: its credential pauses since
 /// `pauses`, the number of changes of the pauses when it asked.
-fn is_outdated(session: &Session, claimant: &impl Claimant, asked: &[Claim], pauses: u64) -> bool {
+fn is_outdated(session: &Session, plan: &Plan, asked: &[Claim], pauses: u64) -> bool {
     let is_changed = session.worker.snapshot.pauses.changes() != pauses;
-    is_changed && claims_in_force(session, claimant).iter().any(|claim| !asked.contains(claim))
+    is_changed && claims_in_force(session, plan).iter().any(|claim| !asked.contains(claim))
 }
 
 /// Refusal of a request that has waited since `arrived`, and whose credential now pauses for longer than
@@ -197,12 +146,12 @@ fn is_outdated(session: &Session, claimant: &impl Claimant, asked: &[Claim], pau
 ///
 /// A request that asks for the first time is refused by its forecast; the gate lets one that has
 /// waited stay to the end of its time.
-fn pause_beyond_wait(session: &Session, claimant: &impl Claimant, prefs: Patience, arrived: Time) -> Option<Refused> {
+fn pause_beyond_wait(session: &Session, plan: &Plan, prefs: Patience, arrived: Time) -> Option<Refused> {
     let snapshot = &session.worker.snapshot;
     let (now, limits) = (snapshot.gate.clock().now(), snapshot.gate.limits());
-    claimant.claims().claims.iter().find_map(|claim| {
+    plan.claims.claims.iter().find_map(|claim| {
         let limit = limits.get(claim.limit.0 as usize).filter(|limit| !limit.dry_run)?;
-        let credential = || claimant.credential(session, claim);
+        let credential = || plan.credential(session, claim);
         let (_, until) = snapshot.pauses.paused_credential(claim.limit, claim.key, now, credential)?;
         let longest = prefs.max_wait.map_or(limit.max_wait, |own| own.min(limit.max_wait));
         let sorry = Sorry { reason: RefusalReason::TooLong, limit: claim.limit, until, exact: false };
@@ -248,8 +197,8 @@ impl LatePermits {
     ///
     /// # Errors
     /// 503 after [`MAX_LATE`] of them.
-    pub(super) fn add_one(&mut self, session: &Session) -> Result<(), Refusal> {
-        if let Some(status) = session.worker.snapshot.gate.store_status() {
+    pub(super) fn add_one(&mut self, snapshot: &ConfigSnapshot) -> Result<(), Refusal> {
+        if let Some(status) = snapshot.gate.store_status() {
             status.count_late_permit();
         }
         self.0 += 1;

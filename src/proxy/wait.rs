@@ -19,6 +19,7 @@ use super::pool::{OriginPool, PreconnectSlot};
 use super::refusal::Refusal;
 use super::send::OriginConn;
 use super::session::Session;
+use super::snapshot::ConfigSnapshot;
 use crate::gate::clock::Clock;
 use crate::gate::{Permit, Refused, Waiting};
 use crate::locker::{Caller, LimitId};
@@ -39,8 +40,8 @@ pub(super) struct Granted {
     pub(super) held: Option<Box<OriginConn>>,
 }
 
-/// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: plan of the connection to dial
-/// before the turn; `None`: dial none.
+/// Waits for the limiter's decision, and counts it in the metrics of the limits. `plan`: plan of the request, whose
+/// connection is dialled before the turn.
 ///
 /// The inner result is the decision: a permit, or the gate's reason against one.
 ///
@@ -52,9 +53,7 @@ pub(super) struct Granted {
 pub(super) async fn wait(
     session: &mut Session,
     mut waiting: Waiting,
-    claims: &Claims,
-    caller: Caller,
-    plan: Option<&Plan>,
+    plan: &Plan,
 ) -> Result<Result<Granted, Refused>, Failure> {
     let clock = session.worker.snapshot.gate.clock();
     let since = clock.now();
@@ -72,8 +71,8 @@ pub(super) async fn wait(
     .await;
     let waited = clock.now().since(since);
     match &decision {
-        Some(Ok(_)) => session.worker.snapshot.rules.metrics(claims).for_each(|limit| limit.permit(waited)),
-        None => count_hang_up(session, claims, caller, waited),
+        Some(Ok(_)) => session.worker.snapshot.rules.metrics(&plan.claims).for_each(|limit| limit.permit(waited)),
+        None => count_hang_up(&session.worker.snapshot, &plan.claims, plan.admitted.caller, waited),
         Some(Err(_)) => {}
     }
     match (decision, preconnect.stage) {
@@ -88,7 +87,7 @@ pub(super) async fn wait(
             Ok(Ok(Granted { permit, held: None }))
         }
         (decision, unused) => {
-            if let (PreconnectState::Connected(ready), Some(plan)) = (unused, plan) {
+            if let PreconnectState::Connected(ready) = unused {
                 session.worker.pool.keep(&plan.upstream, ready);
             }
             match decision {
@@ -101,8 +100,7 @@ pub(super) async fn wait(
 
 /// Counts a hang-up in the queue at each limit. Once a minute, logs that callers seem to have a time-out that is shorter
 /// than the wait of the limit with the shortest one.
-fn count_hang_up(session: &Session, claims: &Claims, caller: Caller, waited: Duration) {
-    let snapshot = &session.worker.snapshot;
+pub(super) fn count_hang_up(snapshot: &ConfigSnapshot, claims: &Claims, caller: Caller, waited: Duration) {
     let (limits, now) = (snapshot.gate.limits(), snapshot.gate.clock().now());
     let max_wait = |limit: &LimitId| limits[limit.0 as usize].max_wait;
     let holds = |limit: &LimitId| !snapshot.rules.rule(*limit).dry_run;
@@ -145,10 +143,10 @@ enum PreconnectState {
 }
 
 impl<'p> Preconnect<'p> {
-    fn new(session: &Session, plan: Option<&'p Plan>, waiting: &Waiting) -> Preconnect<'p> {
+    fn new(session: &Session, plan: &'p Plan, waiting: &Waiting) -> Preconnect<'p> {
         let clock = session.worker.snapshot.gate.clock();
         // The origin counts the connection of a tunnel, so it is dialled within the slot.
-        let plan = plan.filter(|plan| !plan.is_tunnel());
+        let plan = (!plan.is_tunnel()).then_some(plan);
         let stage = match plan {
             None => PreconnectState::Nothing,
             Some(_) => {
