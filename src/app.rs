@@ -14,13 +14,13 @@ mod file_watch;
 mod listen_error;
 mod lock_service;
 pub mod reload;
+mod run_error;
 mod systemd;
 mod unix_signals;
 mod upgrade;
 mod worker_pool;
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Child;
 use std::rc::Rc;
@@ -34,16 +34,15 @@ use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
 use self::components::{AdminListener, Components};
-pub use self::listen_error::ListenError;
 use self::lock_service::LockServiceHandle;
 use self::reload::Reloader;
+pub use self::run_error::Error;
 use self::unix_signals::{SignalAction, UnixSignals};
 use self::upgrade::UpgradeCommand;
 use crate::admin::AdminCommand;
 use crate::config::Settings;
-use crate::gate::{journal, takeover};
 use crate::log::error_chain;
-use crate::proxy::{self, Shared};
+use crate::proxy::Shared;
 
 /// Time for the last lines of the access log at exit. A choice: a reader that works takes them at
 /// once, one that has stopped reading must not block the exit.
@@ -60,47 +59,6 @@ pub enum RunOutcome {
     /// A second signal ended it at once. The exit code that shells give to a process killed by that
     /// signal.
     Killed(u8),
-}
-
-/// Reason why the gateway cannot start, or cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// An address cannot be listened on.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// A socket that was passed to this process cannot be used.
-    #[error(transparent)]
-    Socket(io::Error),
-    /// The system gives no thread, poll descriptor or signal handler.
-    #[error("cannot start a runtime")]
-    Runtime(#[source] io::Error),
-    /// Certificates or keys are missing or invalid.
-    #[error(transparent)]
-    Proxy(#[from] proxy::Error),
-    /// The lock service cannot be opened.
-    #[error("cannot start the lock service: {0}")]
-    Locks(io::Error),
-    /// The state folder cannot be used.
-    #[error(transparent)]
-    State(#[from] journal::Error),
-    /// The standard input is no socket to a previous process.
-    #[error(
-        "there is no process to take over from: a running gateway starts its successor when it gets the signal USR2"
-    )]
-    NoPreviousProcess(#[source] io::Error),
-    /// The take-over failed, and the previous process goes on.
-    #[error(transparent)]
-    TakeOver(#[from] takeover::Error),
-    /// The timer has stopped, so that no waiter would be woken. A fault of the gateway's.
-    #[error("the gate's timer stopped: {0}")]
-    Timer(String),
-    /// An accept loop has panicked, so that the address would accept nothing. A fault of the
-    /// gateway's.
-    #[error("the listener at {0} stopped")]
-    Accept(SocketAddr),
-    /// The lock service has stopped, so that locks would not expire. A fault of the gateway's.
-    #[error("the lock service stopped: {0}")]
-    LockService(String),
 }
 
 /// Way of starting.
