@@ -19,6 +19,7 @@ mod systemd;
 mod unix_signals;
 mod upgrade;
 mod worker_pool;
+mod zmq_service;
 
 use std::io;
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ use self::reload::Reloader;
 pub use self::run_error::Error;
 use self::unix_signals::{SignalAction, UnixSignals};
 use self::upgrade::UpgradeCommand;
+use self::zmq_service::ZmqService;
 use crate::admin::AdminCommand;
 use crate::config::Settings;
 use crate::log::error_chain;
@@ -99,7 +101,8 @@ pub fn run(
         let gate = Arc::clone(&components.shared.gate);
         let mut timer = spawn_local(Arc::clone(&gate).drive());
         components.listeners.apply(components.bind_plan, &components.workers);
-        let Components { shared, current, workers, listeners, admin, locks, configured, .. } = components;
+        let Components { shared, current, workers, listeners, admin, locks, zmq, configured, .. } = components;
+        zmq.iter().for_each(ZmqService::accept);
         let reloader = Rc::new(Reloader::new(path, current, shared.clone(), listeners, workers, configured));
         if mode == StartMode::TakeOver {
             systemd::taken_over()
@@ -107,7 +110,7 @@ pub fn run(
             systemd::ready()
         }
         let watchdog = systemd::watch(shared.drain.clone());
-        let mut gateway = RunningGateway { reloader, shared, upgrade, signals, admin, locks };
+        let mut gateway = RunningGateway { reloader, shared, upgrade, signals, admin, locks, zmq };
         tokio::select! {
             ended = &mut timer => Err(Error::Timer(end_reason(ended))),
             () = watchdog => unreachable!("it never returns"),
@@ -132,6 +135,8 @@ struct RunningGateway {
     admin: Option<AdminListener>,
     /// `None`: not configured, or taken by the shutdown.
     locks: Option<Rc<LockServiceHandle>>,
+    /// `None`: not configured.
+    zmq: Option<ZmqService>,
 }
 
 /// Reason why this process no longer accepts connections.
@@ -155,10 +160,12 @@ impl RunningGateway {
         let outcome = match cause {
             StopCause::Signal => {
                 self.reloader.listeners().close_all();
+                self.zmq.iter().for_each(ZmqService::close);
                 self.drain().await
             }
             StopCause::HandedOver(new_process) => {
                 self.reloader.listeners().release_all();
+                self.zmq.iter().for_each(ZmqService::release);
                 // The new process has the admin listener; requests that are here already are answered.
                 let admin = self.admin.take().map(|AdminListener { thread, .. }| spawn_blocking(|| thread.join()));
                 let outcome = self.lame_duck(new_process).await;
@@ -228,8 +235,9 @@ impl RunningGateway {
         };
         let (reloader, gate) = (Rc::clone(&self.reloader), Arc::clone(&self.shared.gate));
         let admin = self.admin.as_ref().map(|admin| Rc::clone(&admin.socket));
-        let locks = self.locks.clone();
-        Some(spawn_local(upgrade::hand_over(Rc::clone(command), reloader, gate, admin, locks)))
+        let zmq = self.zmq.as_ref().map(|zmq| Rc::clone(&zmq.socket));
+        let sockets = admin.into_iter().chain(zmq).collect();
+        Some(spawn_local(upgrade::hand_over(Rc::clone(command), reloader, gate, sockets, self.locks.clone())))
     }
 
     /// Graceful shutdown: starts no new work and waits for running requests, at most for

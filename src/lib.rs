@@ -13,7 +13,7 @@
 //! | 8 | `main` `fuzzing` | arguments in, exit code out · table of the fuzz targets, in tests and fuzzers only | |
 //! | 7 | [`cli`] | commands: run, check, demo, exec, env, top, ca, user | |
 //! | 6 | [`app`] | builds everything from settings: workers, listeners, signals, reload, upgrade, drain | |
-//! | 5 | [`admin`], [`locks`], [`log`] | admin API, metrics, dashboard · lock service · logging set-up | TOML |
+//! | 5 | [`admin`], [`locks`], [`zmq`], [`log`] | admin API, metrics, dashboard · lock service · asks over ZeroMQ · logging set-up | TOML |
 //! | 4 | [`config`], [`http_admin`] | reads `proxy.toml`, and reports every mistake with its place · HTTP server of admin and locks: connection cap, password and cross-site checks | how anything runs (`config`) |
 //! | 3 | [`proxy`] | carries one request, one response | TOML |
 //! | 2 | [`gate`], [`tls`], [`wire`], [`auth`] | async front end of the limiter · certificates and verification · HTTP/1 and HTTP/2 messages on a stream · passwords | limits (`tls`, `wire`, `auth`), HTTP (`gate`, `tls`) |
@@ -118,3 +118,4 @@ pub(crate) mod proxy;
 pub mod time;
 pub(crate) mod tls;
 pub(crate) mod wire;
+pub(crate) mod zmq;

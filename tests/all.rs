@@ -77,3 +77,5 @@ mod unchanged; // programs that know nothing of us: each of their requests is co
 mod upgrades; // content comes before the new protocol
 mod waiting; // in turn, at once, and forgotten when gone
 mod windows; // flow control of HTTP/2 follows what is consumed
+mod zmq; // asks over ZeroMQ, for what is no HTTP request
+mod zmq_fleet; // many processes that ask over ZeroMQ, some of them killed

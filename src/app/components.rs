@@ -16,6 +16,7 @@ use super::descriptors;
 use super::lock_service::LockServiceHandle;
 use super::reload::{max_settle_time, settle_time};
 use super::worker_pool::WorkerPool;
+use super::zmq_service::ZmqService;
 use super::{Error, StartMode};
 use crate::admin;
 use crate::config::Settings;
@@ -47,6 +48,8 @@ pub(super) struct Components {
     pub(super) admin: Option<AdminListener>,
     /// The lock service, if `[locks]` is configured.
     pub(super) locks: Option<Rc<LockServiceHandle>>,
+    /// The ZeroMQ listener, if `[zmq]` is configured; it accepts nothing yet.
+    pub(super) zmq: Option<ZmqService>,
     /// The settings with the listen addresses as written,
     pub(super) configured: Settings,
     /// and with the addresses that were bound.
@@ -102,13 +105,15 @@ impl Components {
         let locks =
             locks.map(|locks| Ok::<_, Error>((listeners.bind(locks.listen, "[locks] listen")?, locks))).transpose()?;
         settings.locks_bound = bound_address(locks.as_ref().map(|(socket, _)| socket))?;
+        let zmq = bind_zmq(&mut settings, &listeners, mode)?;
         let configured = settings.clone();
         settings.bound_to(&bind_plan.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
         let parts = PreparedSnapshot::new(settings.proxy.clone(), shared.clone(), log, None)?;
         let store_tls = store_tls(&settings)?;
         // The previous process closed its lock service before it started this one.
-        let locks = locks.map(|(socket, locks)| LockServiceHandle::open(socket, &locks, clock, failed)).transpose();
+        let open_locks = |(socket, locks)| LockServiceHandle::open(socket, &locks, clock, failed.clone());
+        let locks = locks.map(open_locks).transpose();
         let locks = locks.map_err(Error::Locks)?.map(Rc::new);
         if let Some(new_process) = &mut previous {
             // The previous process goes on, until the last part of the copy is taken.
@@ -116,6 +121,7 @@ impl Components {
         }
         let current = CurrentSnapshot::new(parts.with(&limits, Revision::default()));
         let workers = Rc::new(WorkerPool::start(&current, &shared).map_err(Error::Runtime)?);
+        let zmq = zmq.map(|socket| ZmqService::open(socket, &shared, &current, failed)).transpose()?;
         let users = settings.admin.as_ref().and_then(|admin| admin.users.clone());
         let admin = admin.map(|socket| AdminListener::open(socket, users, &shared, &current)).transpose();
         let admin = admin.map_err(Error::Runtime)?;
@@ -130,7 +136,19 @@ impl Components {
                 gate.start_journal()?;
             }
         }
-        Ok(Components { shared, current, workers, listeners, bind_plan, failures, admin, locks, configured, settings })
+        Ok(Components {
+            shared,
+            current,
+            workers,
+            listeners,
+            bind_plan,
+            failures,
+            admin,
+            locks,
+            zmq,
+            configured,
+            settings,
+        })
     }
 }
 
@@ -147,6 +165,18 @@ impl AdminListener {
         tracing::info!(address = %socket.1.local_addr()?, "admin listening");
         Ok(AdminListener { socket: Rc::new(socket), commands, thread })
     }
+}
+
+/// Binds the socket of the ZeroMQ listener, if it is configured, and notes its address in the settings.
+fn bind_zmq(
+    settings: &mut Settings,
+    listeners: &Listeners,
+    mode: StartMode,
+) -> Result<Option<(SocketAddr, TcpListener)>, Error> {
+    let listen = settings.zmq.filter(|_| mode != StartMode::Exec);
+    let socket = listen.map(|listen| listeners.bind(listen, "[zmq] listen")).transpose()?;
+    settings.zmq_bound = bound_address(socket.as_ref())?;
+    Ok(socket)
 }
 
 /// The address of a listening socket, with the port that the system chose.

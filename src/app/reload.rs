@@ -165,6 +165,7 @@ impl Reloader {
             ("[store]", settings.gate.store != before.gate.store),
             ("[admin]", settings.admin != before.admin),
             ("[locks]", settings.locks != before.locks),
+            ("[zmq] listen", settings.zmq != before.zmq),
         ] {
             if changed {
                 tracing::warn!("{section} stays as it was: a change needs a restart or an upgrade (SIGUSR2)");

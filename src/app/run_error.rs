@@ -43,6 +43,9 @@ pub enum Error {
     /// gateway's.
     #[error("the listener at {0} stopped")]
     Accept(SocketAddr),
+    /// The thread of the ZeroMQ listener has panicked, so that its peers get no answers. A fault of the gateway's.
+    #[error("the ZeroMQ listener stopped")]
+    ZmqListener,
     /// The lock service has stopped, so that locks would not expire. A fault of the gateway's.
     #[error("the lock service stopped: {0}")]
     LockService(String),

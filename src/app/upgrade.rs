@@ -112,8 +112,8 @@ fn reap(mut child: Child) {
 }
 
 /// Reloads the configuration, starts a new process and hands everything over to it. No reload runs
-/// at the same time. `admin`: the socket of the admin API. `locks`: the lock service, which is
-/// closed meanwhile and reopened after a failure.
+/// at the same time. `others`: the sockets of the admin API and of ZeroMQ. `locks`: the lock service,
+/// which is closed meanwhile and reopened after a failure.
 ///
 /// # Errors
 /// See [`Error`]; this process goes on.
@@ -121,7 +121,7 @@ pub(super) async fn hand_over(
     command: Rc<UpgradeCommand>,
     reloader: Rc<Reloader>,
     gate: Arc<Gate>,
-    admin: Option<Rc<(SocketAddr, TcpListener)>>,
+    others: Vec<Rc<(SocketAddr, TcpListener)>>,
     locks: Option<Rc<LockServiceHandle>>,
 ) -> Result<Child, Error> {
     // Requests that stay in this process follow the same configuration as those in the new one.
@@ -130,7 +130,7 @@ pub(super) async fn hand_over(
     }
     let start_and_give = async |listeners: &Listeners| {
         let mut sockets = listeners.sockets()?;
-        for other in admin.iter().chain(locks.as_ref().map(|locks| &locks.socket)) {
+        for other in others.iter().chain(locks.as_ref().map(|locks| &locks.socket)) {
             sockets.push((other.0, other.1.try_clone()?));
         }
         let (socket, child_socket) = FdSocket::pair()?;

@@ -182,6 +182,28 @@ impl Passwords {
         now: impl Fn() -> Time + Send + 'static,
     ) -> Result<Arc<str>, LoginError> {
         let (name, password) = decode(field).ok_or(LoginError::InvalidCredentials)?;
+        self.check_login(peer, name, password, now).await
+    }
+
+    /// True if there is a user of this name.
+    pub fn has_user(&self, name: &str) -> bool {
+        self.users.contains_key(name)
+    }
+
+    /// The same as [`Passwords::check`] for a name and a password that are not in a field.
+    ///
+    /// # Errors
+    /// See [`LoginError`].
+    ///
+    /// # Cancel safety
+    /// As [`Passwords::check`].
+    pub async fn check_login(
+        &self,
+        peer: IpAddr,
+        name: Vec<u8>,
+        password: Vec<u8>,
+        now: impl Fn() -> Time + Send + 'static,
+    ) -> Result<Arc<str>, LoginError> {
         // Hash of the decoded credentials: another spelling of the same ones is not verified again.
         let decoded = (&name, bcrypt_key(&password));
         let cred = CredHash(self.seeds[0].hash_one(decoded), self.seeds[1].hash_one(decoded));

@@ -57,10 +57,14 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// The lock service; `None`: it is off.
     pub locks: Option<Locks>,
+    /// Listening address of the ZeroMQ listener; `None`: it is off. `proxy.asks` has its limit.
+    pub zmq: Option<SocketAddr>,
     /// Bound address of the admin API. A reload does not change it.
     pub admin_bound: Option<SocketAddr>,
     /// Bound address of the lock service. A reload does not change it.
     pub locks_bound: Option<SocketAddr>,
+    /// Bound address of the ZeroMQ listener. A reload does not change it.
+    pub zmq_bound: Option<SocketAddr>,
     /// Settings that are allowed, but hardly intended.
     ///
     /// Printed at the start, logged by a reload, and shown by the dashboard.
@@ -118,6 +122,7 @@ impl Settings {
             self.set_quiet();
         }
         (self.admin_bound, self.locks_bound) = (before.admin_bound, before.locks_bound);
+        self.zmq_bound = before.zmq_bound;
     }
 
     /// Replaces the configured listening addresses by the bound ones (port 0 is known only then).
@@ -127,6 +132,7 @@ impl Settings {
         self.listen = addresses.to_vec();
         self.proxy.own = addresses.to_vec();
         // Callers do not reach these through the gateway: their requests would come from this machine.
-        self.proxy.dial.own = addresses.iter().copied().chain(self.admin_bound).chain(self.locks_bound).collect();
+        let others = [self.admin_bound, self.locks_bound, self.zmq_bound];
+        self.proxy.dial.own = addresses.iter().copied().chain(others.into_iter().flatten()).collect();
     }
 }

@@ -27,7 +27,7 @@ struct DeclaredListener<'f> {
 
 /// Reports listeners that the kernel would not bind at the same time.
 ///
-/// Order: `[listen] proxy`, `[admin]`, `[locks]`. A report points at the later one of two.
+/// Order: `[listen] proxy`, `[admin]`, `[locks]`, `[zmq]`. A report points at the later one of two.
 pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
     let mut listeners: Vec<DeclaredListener<'_>> = Vec::new();
     match file.listen.proxy.get() {
@@ -38,7 +38,11 @@ pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
         })),
         None => listeners.push(DeclaredListener { key: "[listen] proxy", address: LISTEN, span: None }),
     }
-    let others = [("[admin] listen", file.admin.listen.get()), ("[locks] listen", file.locks.listen.get())];
+    let others = [
+        ("[admin] listen", file.admin.listen.get()),
+        ("[locks] listen", file.locks.listen.get()),
+        ("[zmq] listen", file.zmq.listen.get()),
+    ];
     listeners.extend(others.into_iter().filter_map(|(key, at)| {
         let at = at?;
         Some(DeclaredListener { key, address: at.value, span: Some(&at.span) })

@@ -11,6 +11,7 @@
 //! | `value_parsers`, `duration` | parsers of strings: hosts, addresses, durations |
 //! | `validate`, `*_check`, `address_rules`, `folders`, `listeners` | constraints between several settings |
 //! | `lint` | warnings about settings with less effect than they seem to have |
+//! | `zmq` | schema and checks of `[zmq]` |
 //! | `explain`, `report` | sentences and mistakes, for users |
 //! | `edit` | changes of a limit in the text of the file |
 //!
@@ -50,6 +51,7 @@ mod toml_value;
 pub(crate) mod users;
 mod validate;
 mod value_parsers;
+mod zmq;
 
 use std::path::{Path, PathBuf};
 

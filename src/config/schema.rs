@@ -20,6 +20,7 @@ use super::timeouts_schema::TimeoutsSection;
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
 use super::value_parsers::{Destination, TextPattern, address, folder, host, path, plain_path, route_destination};
+use super::zmq::ZmqSection;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::wire::HeadLimits;
@@ -58,6 +59,8 @@ pub(super) struct ConfigFile {
     pub(super) admin: AdminSection,
     /// `[locks]`.
     pub(super) locks: LocksSection,
+    /// `[zmq]`.
+    pub(super) zmq: ZmqSection,
     /// `[trace]`.
     pub(super) trace: TraceSection,
 }
@@ -158,6 +161,7 @@ impl ConfigFile {
             log: root.section("log", "[log]", LogSection::read),
             admin: root.section("admin", "[admin]", AdminSection::read),
             locks: root.section("locks", "[locks]", LocksSection::read),
+            zmq: root.section("zmq", "[zmq]", ZmqSection::read),
             trace: root.section("trace", "[trace]", TraceSection::read),
         }
     }

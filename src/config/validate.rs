@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use super::access_schema::AccessSection;
 use super::address_rules::Exposure;
 use super::checked_settings::{Admin, Locks, Settings};
-use super::limit_check::KeyContext;
+use super::limit_check::{CheckedLimit, KeyContext};
 use super::process_schema::{AdminSection, LocksSection, StateSection, TraceSection};
 use super::report::Reports;
 use super::schema::{ConfigFile, RouteSection};
@@ -25,9 +25,12 @@ use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
 use super::{
     address_rules, balancer_schema, folders, limit_check, lint, listeners, parent_check, store_check, tls_check, users,
+    zmq,
 };
 use crate::gate::{self, journal};
+use crate::locker::Limit;
 use crate::net::connection_limit;
+use crate::proxy::claims::Rule;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::proxy::{self, PoolSettings, access, target, trace};
@@ -65,17 +68,14 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
     };
     let checked = limit_check::check_limits(file.limits, &keying, reports);
+    let zmq = zmq::check(&file.zmq, &file.access, &checked, reports);
     let store = store_check::check(&file.store, &checked, file.timeouts.common.request, folder, reports);
     let state = state(&file.state, folder);
     let state_span = file.state.dir.get().map_or(0..0, |at| at.span.clone());
     let unusable = folders::check_state(&state, &state_span, reports).into_iter().chain(tls.unusable).collect();
     let counts_loopback = checked.iter().any(|limit| limit.counts_loopback);
-    let (mut limits, mut rules, mut explanations) = (Vec::new(), Vec::new(), Vec::new());
-    for limit in checked {
-        limits.push(limit.limit);
-        rules.push(limit.rule);
-        explanations.push(limit.explanation);
-    }
+    let (limits, rules, mut explanations) = take_apart(checked);
+    explanations.extend(zmq.iter().map(|zmq| zmq.explanation.clone()));
     explanations.extend(file.timeouts.overrides.iter().map(TimeoutsForSection::explain));
     explanations.extend(file.parents.iter().filter_map(parent_check::explain));
     let trace = trace(&file.trace, &tls.verify.trust, reports);
@@ -99,6 +99,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
             balancers,
             timeouts: file.timeouts.check(reports),
             via_to_origins: file.http.via_to_origins,
+            asks: zmq.as_ref().map(|zmq| zmq.asks.clone()),
             own: listen.clone(),
             warnings: Arc::default(),
         },
@@ -111,11 +112,24 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         counts_loopback,
         admin: admin(&file.admin, folder, reports),
         locks: locks(&file.locks, &allow_from, &file.state, folder, reports),
+        zmq: zmq.map(|zmq| zmq.listen),
         admin_bound: None,
         locks_bound: None,
+        zmq_bound: None,
         warnings: Vec::new(),
         unusable,
     }
+}
+
+/// Parts of all limits for the locker, the proxy and users, each in the order of the file.
+fn take_apart(checked: Vec<CheckedLimit>) -> (Vec<Limit>, Vec<Rule>, Vec<String>) {
+    let (mut limits, mut rules, mut explanations) = (Vec::new(), Vec::new(), Vec::new());
+    for limit in checked {
+        limits.push(limit.limit);
+        rules.push(limit.rule);
+        explanations.push(limit.explanation);
+    }
+    (limits, rules, explanations)
 }
 
 /// Bounds of the pool of connections to origins, from `[timeouts]` and `[http]`.

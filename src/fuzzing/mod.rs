@@ -4,13 +4,13 @@
 //! coverage; the tests feed them with the corpus in `fuzz/corpus`, and with random changes of it. The targets are in
 //! the modules of the parsers, as `fuzzing`.
 
-use crate::{config, gate, proxy, tls, wire};
+use crate::{config, gate, proxy, tls, wire, zmq};
 
 /// A target: its name, which is also that of its corpus folder, and its function.
 pub type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 19] = [
+pub const TARGETS: [FuzzTarget; 20] = [
     ("request_head", wire::fuzzing::request_head),
     ("response_head", wire::fuzzing::response_head),
     ("chunked", wire::fuzzing::chunked),
@@ -26,6 +26,7 @@ pub const TARGETS: [FuzzTarget; 19] = [
     ("forwarded_fields", proxy::fuzzing::forwarded_fields),
     ("rate_limit_fields", proxy::fuzzing::rate_limit_fields),
     ("client_hello", tls::fuzzing::client_hello),
+    ("zmtp", zmq::fuzzing::zmtp),
     ("users_file", config::fuzzing::users_file),
     ("proxy_toml", config::fuzzing::proxy_toml),
     ("journal", gate::journal::fuzzing::journal),

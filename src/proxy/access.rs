@@ -234,6 +234,52 @@ impl Access {
         Ok(self.admitted(source.caller, user))
     }
 
+    /// Verifies the password of a user, in another form than that of a request's field.
+    ///
+    /// # Errors
+    /// See [`LoginError`]; `InvalidCredentials` also if no passwords are required.
+    ///
+    /// # Cancel safety
+    /// As [`Passwords::check`].
+    pub async fn login(
+        &self,
+        peer: IpAddr,
+        name: Vec<u8>,
+        password: Vec<u8>,
+        clock: Clock,
+    ) -> Result<Arc<str>, LoginError> {
+        let passwords = self.passwords.as_ref().ok_or(LoginError::InvalidCredentials)?;
+        passwords.check_login(peer, name, password, move || clock.now()).await
+    }
+
+    /// Admits a program on a connection of which the login, if it has one, was verified before.
+    ///
+    /// # Errors
+    /// 403 if these settings do not allow its address; 407 if they require a login that it has not, or have its user no
+    /// more.
+    pub(super) fn admit_program(&self, address: IpAddr, user: Option<Arc<str>>) -> Result<Admitted, Refusal> {
+        if !self.may_connect_from(address) {
+            return Err(Refusal::Denied("your address is not in [access] allow_from"));
+        }
+        if let Some(passwords) = &self.passwords
+            && !user.as_deref().is_some_and(|user| passwords.has_user(user))
+        {
+            return Err(Refusal::Unauthorized);
+        }
+        Ok(self.admitted(address, user.filter(|_| self.passwords.is_some())))
+    }
+
+    /// Identity that takes turns for a program's connection from this port: that of its user, else one of its own.
+    pub(super) fn turn_of(&self, admitted: &Admitted, port: u16) -> Caller {
+        if admitted.user.is_some() {
+            return admitted.caller;
+        }
+        let mut hasher = SipHasher13::new_with_key(&self.seed);
+        hasher.write_u64(admitted.caller.0);
+        hasher.write_u16(port);
+        Caller(hasher.finish())
+    }
+
     /// Applies these settings to a caller that was admitted under earlier ones.
     ///
     /// Checks nothing again: neither the password nor the address. Only the identity is computed

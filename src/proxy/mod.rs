@@ -8,11 +8,11 @@
 //! |---|---|
 //! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `parent_fault` `header_rules` `pushback` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] · `hang_ups` `refusal_tally` [`histogram`] [`host_metrics`] [`parent_status`] [`metrics`] · [`trace`] `tunnel_warnings` |
-//! | configuration | `upstream` [`parent`] `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
+//! | configuration | `upstream` [`parent`] `ask_defaults` `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `h2_pool` `idle_timeout` `send` (the only door out) `idle_conns` `parent_idle` `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `outcome` |
 //! | writing | `trailers` `body` `serialize` `resend` `local_response` `checkout` (a connection for one request) |
-//! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again), `bare_permit` (the same without a request) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
+//! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again), `bare_permit` and `program_ask` (the same without a request) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
 //! | top | `tunnel` `intercept` `http2` `conn_admission` `connection` |
 //!
@@ -23,6 +23,7 @@ pub mod access;
 pub mod access_log;
 mod acquire;
 mod admit;
+mod ask_defaults;
 mod attempt;
 pub mod balancers;
 mod bare_permit;
@@ -75,6 +76,7 @@ mod pinned;
 mod plan;
 mod pool;
 mod problem;
+pub mod program_ask;
 mod pushback;
 mod query;
 mod read_response;
@@ -105,6 +107,7 @@ mod wait_prefs;
 pub mod warning;
 mod worker;
 
+pub use self::ask_defaults::AskDefaults;
 pub use self::conn_admission::ConnAdmission;
 pub use self::connection::ConnectionServer;
 pub use self::problem::Problem;

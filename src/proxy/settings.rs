@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::access;
 use super::access_log;
+use super::ask_defaults::AskDefaults;
 use super::balancers;
 use super::claims;
 use super::parent;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub pool: PoolSettings,
     /// True if forwarded requests bear the gateway's entry in `Via` (RFC 9110 §7.6.3).
     pub via_to_origins: bool,
+    /// Defaults of asks over other protocols than HTTP; `None`: no listener takes any.
+    pub asks: Option<AskDefaults>,
     /// Addresses that the gateway listens on.
     pub own: Vec<SocketAddr>,
     /// Warnings about settings that have less effect than they seem to.

@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 
 use super::access::{self, Access};
 use super::access_log::AccessLog;
+use super::ask_defaults::AskDefaults;
 use super::balancers;
 use super::claims;
 use super::host_metrics::HostTable;
@@ -30,6 +31,7 @@ use super::timeouts::{TimeoutTable, Timeouts};
 use super::trace;
 use super::tunnel_warnings::WarnedHosts;
 use super::warning;
+use crate::gate::clock::Clock;
 use crate::gate::{Gate, Refused, Revision};
 use crate::locker::{LimitId, RefusalReason};
 use crate::net::connection_limit::ConnectionLimit;
@@ -100,6 +102,8 @@ pub struct PreparedSnapshot {
     pub(super) pool: PoolSettings,
     /// See [`Settings::via_to_origins`].
     pub(super) via_to_origins: bool,
+    /// See [`Settings::asks`].
+    pub(super) asks: Option<AskDefaults>,
     /// Pauses that origins asked for; carried over by a reload.
     pub(super) pauses: Arc<PauseLog>,
     /// Hosts with a warning logged already; carried over by a reload.
@@ -136,6 +140,16 @@ impl PreparedSnapshot {
     /// True if connections from this address are served.
     pub fn may_connect_from(&self, peer: IpAddr) -> bool {
         self.access.may_connect_from(peer)
+    }
+
+    /// Clock of the gate.
+    pub fn clock(&self) -> Clock {
+        self.gate.clock()
+    }
+
+    /// True if callers need a password.
+    pub fn asks_for_passwords(&self) -> bool {
+        self.access.asks_for_passwords()
     }
 
     /// Timeouts of the configuration.
@@ -198,6 +212,7 @@ impl PreparedSnapshot {
             tracer: tracer.transpose()?,
             pool: settings.pool,
             via_to_origins: settings.via_to_origins,
+            asks: settings.asks,
             pauses: before.map(|before| Arc::clone(&before.pauses)).unwrap_or_default(),
             warned_hosts: before.map(|before| Arc::clone(&before.warned_hosts)).unwrap_or_default(),
             identities: settings.identities,

@@ -25,6 +25,7 @@ pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod stream;
 pub(crate) mod yard;
+pub(crate) mod zmtp;
 
 use std::net::SocketAddr;
 use std::sync::Mutex;

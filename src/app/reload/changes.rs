@@ -70,6 +70,7 @@ impl OtherChanges {
             ),
             ("[timeouts]", old.timeouts != new.timeouts),
             ("[http]", old.pool.response_head != new.pool.response_head || old.via_to_origins != new.via_to_origins),
+            ("[zmq]", old.asks != new.asks),
             ("[trace]", old.trace != new.trace),
             ("[log]", before.log != after.log || old.access_log != new.access_log),
             ("[config]", before.watch != after.watch),

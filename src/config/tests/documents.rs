@@ -107,6 +107,7 @@ fn the_commented_default_shows_every_key_there_is() {
         ("[log]", "[log]\n"),
         ("[admin]", "[admin]\n"),
         ("[locks]", "[locks]\n"),
+        ("[zmq]", "[zmq]\n"),
         ("[trace]", "[trace]\n"),
     ];
     let shown = commented_default();

@@ -266,3 +266,21 @@ fn a_limit_is_said_in_a_sentence() {
         assert_eq!(meaning(limit), sentence);
     }
 }
+
+#[test]
+fn a_zeromq_listener_asks_for_its_limit_and_is_explained() {
+    let limit = "[[limit]]\nname = \"device\"\nrequests = 5\nper = \"1s\"\n";
+    let settings = good(&format!("{limit}[zmq]\nlisten = \"tcp://[::1]:7777\"\nlimit = \"device\"\nwait = \"2s\"\n"));
+    assert_eq!(settings.zmq, Some("[::1]:7777".parse().unwrap()));
+    let asks = settings.proxy.asks.unwrap();
+    assert_eq!((&*asks.limit, asks.wait), ("device", Duration::from_secs(2)));
+    let told = "zmq: ZeroMQ peers at tcp://[::1]:7777 ask for slots of device; asks beyond it wait up to 2s, and are answered sorry";
+    assert_eq!(settings.explanations.last().map(String::as_str), Some(told));
+    for (more, wait, why) in
+        [("when_full = \"refuse\"\n", "2s", "asks do not wait"), ("", "1h", "asks wait for 30s at most")]
+    {
+        let zmq = format!("[zmq]\nlisten = \"tcp://127.0.0.1:7777\"\nlimit = \"device\"\nwait = \"{wait}\"\n");
+        let warnings = good(&format!("{limit}{more}{zmq}")).warnings;
+        assert!(warnings.iter().any(|warning| warning.message.starts_with(why)), "{warnings:?}");
+    }
+}
