@@ -177,37 +177,41 @@ fn close_idle(session: &mut Session) {
     let _ = session.conn.stream.poll_shutdown(&mut Context::from_waker(Waker::noop()));
 }
 
+/// Waits without buffers for the first byte of the next request. False: the connection ends.
+async fn wait_readable(session: &mut Session, shutdown: &mut ShutdownWatch) -> bool {
+    let timeouts = &session.worker.snapshot.timeouts;
+    session.conn.release_buffers();
+    session.head.shrink();
+    if session.has_read_request {
+        session.deadline.set(timeouts.idle);
+    }
+    let readable = poll_fn(|cx| {
+        if session.conn.stream.may_have_unread() {
+            if let Poll::Ready(filled) = session.conn.poll_fill(cx) {
+                return Poll::Ready(filled.is_ok_and(|count| count > 0));
+            }
+            session.conn.release_buffers();
+        }
+        if let Poll::Ready(readable) = session.conn.stream.poll_readable(cx) {
+            return Poll::Ready(readable.is_ok());
+        }
+        if session.deadline.poll_expired(cx).is_ready() || shutdown.poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    });
+    readable.await
+}
+
 /// Waits for the head of the next request.
 ///
-/// Waits without buffers for the first byte, and then reads until the head is complete, within
-/// `[timeouts] head` from that byte on (from the accept for the first head).
+/// Waits for the first byte, and then reads until the head is complete, within `[timeouts] head` from
+/// that byte on (from the accept for the first head).
 async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
-    let timeouts = &session.worker.snapshot.timeouts;
-    if session.conn.input.is_empty() {
-        session.conn.release_buffers();
-        session.head.shrink();
-        if session.has_read_request {
-            session.deadline.set(timeouts.idle);
-        }
-        let readable = poll_fn(|cx| {
-            if session.conn.stream.may_have_unread() {
-                if let Poll::Ready(filled) = session.conn.poll_fill(cx) {
-                    return Poll::Ready(filled.is_ok_and(|count| count > 0));
-                }
-                session.conn.release_buffers();
-            }
-            if let Poll::Ready(readable) = session.conn.stream.poll_readable(cx) {
-                return Poll::Ready(readable.is_ok());
-            }
-            if session.deadline.poll_expired(cx).is_ready() || shutdown.poll(cx).is_ready() {
-                return Poll::Ready(false);
-            }
-            Poll::Pending
-        });
-        if !readable.await {
-            return Next::End;
-        }
+    if session.conn.input.is_empty() && !wait_readable(session, shutdown).await {
+        return Next::End;
     }
+    let timeouts = &session.worker.snapshot.timeouts;
     let (mut timed, mut seen) = (!session.has_read_request, 0);
     loop {
         // Empty lines before a request are ignored (RFC 9112 §2.2), in any number.
