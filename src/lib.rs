@@ -34,7 +34,8 @@
 //! [`proxy::refusal`]. Responses of the gateway itself (permits for other programs, TRACE, OPTIONS)
 //! need no origin.
 //!
-//! A `CONNECT` to a host that is intercepted leaves this path after admission: the caller sees a
+//! A client of SOCKS5 on the same port asks for a `CONNECT` in other words ([`proxy`]'s `socks5`). A
+//! `CONNECT` to a host that is intercepted leaves this path after admission: the caller sees a
 //! certificate of our authority ([`tls::ca`]), and its requests inside the tunnel are served like
 //! those of any other connection. So are requests of plain HTTP in a tunnel, by the first bytes in
 //! it. An HTTP/2 connection ([`wire::http2`]) is many such connections: each of its streams carries

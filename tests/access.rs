@@ -19,7 +19,7 @@ fn only_callers_from_allowed_addresses_are_served() {
 }
 
 /// A gateway whose users are `me` with `secret` and `you` with `other`.
-fn with_users(toml: &str) -> Gateway {
+pub(crate) fn with_users(toml: &str) -> Gateway {
     let dir = Dir::new();
     let line = |name: &str, password: &str| format!("{name}:{}\n", bcrypt::hash(password, 4).unwrap());
     let path = dir.write("users", &(line("me", "secret") + &line("you", "other")));

@@ -63,6 +63,7 @@ mod shared_faults; // what becomes of it when the store, a line or a gateway fai
 mod shared_stores; // the kinds of stores, and those that cannot count
 mod slow; // who is slow or silent holds up nobody else
 mod smuggling; // ambiguous messages are refused
+mod socks5; // SOCKS5 on the proxy port is a CONNECT in other words
 mod spellings; // another spelling is counted as what it stands for
 mod starting; // a start that fails leaves nothing behind, and says what to do
 mod support; // what all the others stand on

@@ -10,15 +10,15 @@ use crate::support::processes::{ENVIRONMENT, Server, finish, need, python, spawn
 use crate::support::*;
 
 /// Where programs call: the gateway, and an origin plain and with TLS.
-struct Stage {
-    gateway: Gateway,
-    plain: Origin,
-    secure: Origin,
-    ca: PathBuf,
+pub(crate) struct Stage {
+    pub(crate) gateway: Gateway,
+    pub(crate) plain: Origin,
+    pub(crate) secure: Origin,
+    pub(crate) ca: PathBuf,
 }
 
 impl Stage {
-    fn new(toml: &str) -> Stage {
+    pub(crate) fn new(toml: &str) -> Stage {
         let authority = Authority::new();
         let dir = Dir::new();
         let ca = authority.write(dir.path());
@@ -33,16 +33,21 @@ impl Stage {
     }
 
     /// Base URLs: plain, secure (or `-` for plain calls alone).
-    fn urls(&self, secure: &str) -> [String; 2] {
+    pub(crate) fn urls(&self, secure: &str) -> [String; 2] {
         let secure = if secure == "-" { "-".to_owned() } else { format!("https://localhost:{}", self.secure.port()) };
         [self.plain.url(""), secure]
     }
 
     fn python(&self, library: &str, secure: &str, count: usize) -> Command {
+        self.python_by(&self.proxy(), library, secure, count)
+    }
+
+    /// Calls through the proxy of this URL.
+    pub(crate) fn python_by(&self, proxy: &str, library: &str, secure: &str, count: usize) -> Command {
         let python = top().join(".venv/bin/python");
         need(&python, "the Python libraries of the tests");
         let mut command = Command::new(python);
-        command.arg(top().join("tests/clients/caller.py")).args([library, &self.proxy()]);
+        command.arg(top().join("tests/clients/caller.py")).args([library, proxy]);
         command.args(self.urls(secure)).arg(&self.ca).arg(count.to_string());
         command
     }
@@ -72,7 +77,7 @@ impl Stage {
 }
 
 #[track_caller]
-fn goes_well(command: Command) {
+pub(crate) fn goes_well(command: Command) {
     let text = finish(start(command));
     assert_eq!(text.trim(), "well");
 }

@@ -10,11 +10,12 @@ use crate::{config, gate, proxy, tls, wire, zmq};
 pub type FuzzTarget = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [FuzzTarget; 20] = [
+pub const TARGETS: [FuzzTarget; 21] = [
     ("request_head", wire::fuzzing::request_head),
     ("response_head", wire::fuzzing::response_head),
     ("chunked", wire::fuzzing::chunked),
     ("proxy_header", wire::fuzzing::proxy_header),
+    ("socks5", wire::fuzzing::socks5),
     ("h2_frames", wire::http2::fuzzing::h2_frames),
     ("forward_request", proxy::fuzzing::forward_request),
     ("h2_request", proxy::fuzzing::h2_request),

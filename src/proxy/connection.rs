@@ -2,7 +2,8 @@
 //!
 //! Life of a connection: a PROXY header if a balancer sends it, TLS if the listener has it, then
 //! heads and exchanges in turn until one side ends. Unless TLS has agreed on HTTP/2, the first bytes
-//! decide: the preface `PRI * HTTP/2.0` begins HTTP/2, anything else is HTTP/1. Pipelined requests
+//! decide: the preface `PRI * HTTP/2.0` begins HTTP/2, the byte 5 begins SOCKS5, anything else is
+//! HTTP/1. Pipelined requests
 //! wait in the read buffer; one exchange runs at a time.
 //!
 //! Idle connections hold no buffers. Their end: `[timeouts] head` before the first request,
@@ -23,13 +24,14 @@ use super::outcome::Outcome;
 use super::refusal::Refusal;
 use super::session::{Protocol, Session};
 use super::worker::Worker;
-use super::{balancers, exchange, http2, tunnel};
+use super::{balancers, exchange, http2, socks5, tunnel};
 use crate::net::connection_limit::ConnToken;
 use crate::net::drain::ShutdownWatch;
 use crate::net::listener_stats::ListenerStats;
 use crate::tls::accept::FIRST_BYTE;
 use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
+use crate::wire::socks5_server;
 use crate::wire::{Conn, HeadError, Stream};
 
 /// Next event on an idle connection.
@@ -38,6 +40,8 @@ enum Next {
     Request,
     /// The preface of HTTP/2, sent by a caller with prior knowledge (RFC 9113 §3.3).
     Http2,
+    /// The first byte of SOCKS5 is in the input.
+    Socks5,
     /// Bytes that are no request, or a head that did not arrive in time.
     Malformed(Refusal),
     /// It was closed, was idle too long, or the gateway shuts down.
@@ -132,7 +136,8 @@ async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut Shu
             }
             Next::Http2 => return refuse(session, &Refusal::Version).await,
             Next::Malformed(refusal) => return refuse(session, &refusal).await,
-            Next::Request => is_first = false,
+            Next::Socks5 if !Box::pin(socks5::receive(session)).await => return,
+            Next::Socks5 | Next::Request => is_first = false,
         }
         let guard = drain.request_guard();
         session.worker.refresh();
@@ -231,8 +236,11 @@ async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
                     return Next::Request;
                 }
                 Ok(None) => {}
+                Err(_) if begins_socks5(session) => return Next::Socks5,
                 Err(error) => return Next::Malformed(of_no_head(session, error)),
             }
+        } else if begins_socks5(session) {
+            return Next::Socks5;
         }
         seen = session.conn.input.bytes().len();
         if !timed {
@@ -254,6 +262,12 @@ async fn next(session: &mut Session, shutdown: &mut ShutdownWatch) -> Next {
             }
         }
     }
+}
+
+/// True if the first bytes of a connection are those of SOCKS5. Asked only once they are no whole head of
+/// HTTP, so that requests of HTTP that arrive in one piece take no step more.
+fn begins_socks5(session: &Session) -> bool {
+    !session.has_read_request && session.conn.input.bytes().first() == Some(&socks5_server::VERSION)
 }
 
 /// Refusal of bytes that are no head. A connection without TLS that begins with it has a cause of its

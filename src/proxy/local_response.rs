@@ -16,7 +16,8 @@ use super::problem::{self, PutField};
 use super::refusal::Refusal;
 use super::request_log::{BodyRead, RequestLog};
 use super::serialize::{LocalResponse, buffer_local};
-use super::session::Session;
+use super::session::{Session, TunnelEntry};
+use crate::wire::socks5_server::Reply;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing};
 
 /// Largest body of a refused request that is read and dropped so that its connection can be kept, in bytes: a few
@@ -28,10 +29,16 @@ const MAX_DROPPED: u64 = 64 * 1024;
 /// Steps: discards an unsent response of the origin, decides whether the connection can be kept,
 /// writes the response, flushes it, and drops the rest of the request's body.
 ///
-/// Returns `Abort` if part of another response has left already: bytes of a second one would be
-/// read as its content.
+/// A client of SOCKS5 gets a reply in its form, and its connection ends. Returns `Abort` if part of
+/// another response has left already: bytes of a second one would be read as its content.
 pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal: &Refusal) -> Outcome {
     log.refused(refusal);
+    if session.entry == TunnelEntry::Socks5 {
+        session.conn.out().extend_from_slice(&Reply::from(refusal).bytes());
+        log.bytes_out += session.conn.pending() as u64;
+        flush(session).await;
+        return Outcome::Close;
+    }
     if session.conn.is_partly_sent() {
         return Outcome::Abort;
     }
@@ -108,10 +115,15 @@ pub(super) async fn respond(
     }
 }
 
-/// Responds to a CONNECT that its tunnel is established (RFC 9110 §9.3.6: no length, no coding). For an intercepted
-/// tunnel the state of the origin is not known yet: the responses inside report it.
+/// Responds to a CONNECT that its tunnel is established (RFC 9110 §9.3.6: no length, no coding), or to a client of
+/// SOCKS5. For an intercepted tunnel the state of the origin is not known yet: the responses inside report it.
+///
+/// Bytes that follow on the connection are no SOCKS5.
 pub(super) fn establish(session: &mut Session, log: &mut RequestLog) {
     log.status = 200;
+    if std::mem::take(&mut session.entry) == TunnelEntry::Socks5 {
+        return session.conn.out().extend_from_slice(&Reply::Succeeded.bytes());
+    }
     let reason = "Connection established";
     let response = LocalResponse { status: 200, reason, fields: &|_| {}, connection: None, body: b"" };
     buffer_local(&response, session.head.version(), &mut session.conn);

@@ -6,7 +6,7 @@
 //!
 //! | block | files |
 //! |---|---|
-//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `detail` `problem` `grpc` · `parent_fault` `header_rules` `pushback` `retry` `wait_prefs` `warning` |
+//! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `socks5_reply` `detail` `problem` `grpc` · `parent_fault` `header_rules` `pushback` `retry` `wait_prefs` `warning` |
 //! | log | [`access_log`] · `hang_ups` `refusal_tally` [`histogram`] [`host_metrics`] [`parent_status`] [`metrics`] · [`trace`] `tunnel_warnings` |
 //! | configuration | `upstream` [`parent`] `ask_defaults` `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `h2_pool` `idle_timeout` `send` (the only door out) `idle_conns` `parent_idle` `pool` `pinned` |
@@ -14,7 +14,7 @@
 //! | writing | `trailers` `body` `serialize` `resend` `local_response` `checkout` (a connection for one request) |
 //! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again), `bare_permit` and `program_ask` (the same without a request) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
-//! | top | `tunnel` `intercept` `http2` `conn_admission` `connection` |
+//! | top | `tunnel` `intercept` `http2` `conn_admission` `socks5` `connection` |
 //!
 //! The limiter decides, not this module: without a permit from the gate no byte leaves for an
 //! origin.
@@ -93,6 +93,8 @@ mod serialize;
 mod session;
 mod settings;
 mod snapshot;
+mod socks5;
+mod socks5_reply;
 pub mod target;
 pub mod task_pool;
 pub mod timeouts;

@@ -46,6 +46,8 @@ pub(super) struct Session {
     pub(super) loopback: bool,
     /// Tunnel in which its requests arrive, if the gateway reads them there.
     pub(super) within: Option<Arc<InterceptedTunnel>>,
+    /// Way by which the request that was read last asks for a tunnel.
+    pub(super) entry: TunnelEntry,
     /// True after the first request since the connection was accepted. Until then the deadline is that of the first
     /// head, TLS handshake included, and stays: a connection that sends nothing is not idle but unwanted.
     pub(super) has_read_request: bool,
@@ -81,6 +83,16 @@ pub(super) enum TlsInside {
     Denied,
 }
 
+/// Way by which a tunnel is asked for, which decides the form of the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum TunnelEntry {
+    /// A CONNECT of HTTP.
+    #[default]
+    Http,
+    /// SOCKS5: the head in the session is one that stands for its request.
+    Socks5,
+}
+
 /// Protocol spoken on a connection from now on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -105,6 +117,7 @@ impl Session {
             secure: false,
             loopback: false,
             within: None,
+            entry: TunnelEntry::Http,
             has_read_request: true,
             first_admission: None,
             pinned: Pinned::default(),
@@ -117,6 +130,7 @@ impl Session {
         self.conn = Conn::new(Stream::accepted(stream));
         self.pinned.reset();
         (self.secure, self.within, self.has_read_request) = (false, None, false);
+        self.entry = TunnelEntry::Http;
     }
 
     /// Sets the address that the connection comes from.

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`head`], [`response_head`], [`field`], `request_target`, `line_ends` | start line and fields of a message |
 //! | [`proxy_header`] | PROXY protocol: the caller's address before the first byte |
+//! | [`socks5_server`] | messages of SOCKS5 clients, and replies |
 //! | [`request_line`] | HTTP told from other protocols by its first line |
 //! | [`framing`], [`chunked`], [`trailer_section`] | length of a body, chunked coding, trailers |
 //! | [`stream`], `tcp` | byte stream over TCP, TLS, or a stream of HTTP/2 |
@@ -43,6 +44,7 @@ pub mod request_line;
 mod request_target;
 pub mod response_head;
 pub mod socks5_client;
+pub mod socks5_server;
 pub mod stream;
 mod tcp;
 pub mod trailer_section;

@@ -21,6 +21,7 @@ pub(crate) mod program;
 pub(crate) mod proxy_header;
 pub(crate) mod relay;
 pub(crate) mod request;
+pub(crate) mod socks5;
 pub(crate) mod stage;
 pub(crate) mod store;
 pub(crate) mod stream;

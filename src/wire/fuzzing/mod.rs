@@ -1,12 +1,15 @@
-//! Fuzz targets of HTTP/1: heads and chunks, compared with hyper's server as the second reader; and of PROXY headers.
+//! Fuzz targets of HTTP/1: heads and chunks, compared with hyper's server as the second reader; of PROXY headers, and of
+//! SOCKS5.
 //!
 //! Each target takes arbitrary bytes and panics if a property of the parser does not hold.
 
 pub mod hyper_server;
 pub mod proxy_headers;
+pub mod socks5_messages;
 
 use self::hyper_server::{SeenRequest, requests_seen};
 pub use self::proxy_headers::proxy_header;
+pub use self::socks5_messages::socks5;
 use super::chunked::{ChunkedDecoder, Piece, write_chunk};
 use super::framing;
 use super::head::MAX_FIELDS;
