@@ -45,10 +45,9 @@ const LOOPBACK_HOSTS: &str = "localhost,127.0.0.1,::1";
 /// Variables that hold the proxy's URL. Both spellings, because curl knows `http_proxy` only in
 /// lower case and other programs look for upper case first; gRPC prefers its own name to the
 /// others.
-const PROXY_VARIABLES: [&str; 9] = [
+const PROXY_VARIABLES: [&str; 8] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
-    "ALL_PROXY",
     "http_proxy",
     "https_proxy",
     "all_proxy",
@@ -56,6 +55,12 @@ const PROXY_VARIABLES: [&str; 9] = [
     "ws_proxy", // aiohttp's WebSockets
     "wss_proxy",
 ];
+/// Variable for programs that read no other. Most of them speak SOCKS5 alone (Go's
+/// `golang.org/x/net/proxy`), so it holds a URL of that scheme.
+///
+/// In lower case it is one of [`PROXY_VARIABLES`]. Programs that read it beside the others look for
+/// lower case first, and some of them fail at a scheme that they cannot speak: httpx without socksio.
+const SOCKS_VARIABLE: &str = "ALL_PROXY";
 /// Variables that make a program read those of the proxy: Node from 22.21 on, and Perl's LWP.
 const SWITCHES: [&str; 2] = ["NODE_USE_ENV_PROXY", "PERL_LWP_ENV_PROXY"];
 /// Variable of ours that names the PEM file of all roots.
@@ -192,9 +197,19 @@ pub(super) fn from_this_machine(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// URL for SOCKS5. Names go to the gateway (`h`), as limits count by them.
+fn socks_url(address: SocketAddr, credentials: Option<&OsStr>) -> String {
+    format!("socks5h://{}{address}", userinfo_of(credentials))
+}
+
+/// Userinfo for these credentials; empty without.
+fn userinfo_of(credentials: Option<&OsStr>) -> String {
+    credentials.map(|text| userinfo(&to_utf8(text.as_bytes()))).unwrap_or_default()
+}
+
 /// The scheme is `https` if `[listen] tls` is configured.
 fn url_at(settings: &Settings, address: SocketAddr, credentials: Option<&OsStr>) -> String {
-    let credentials = credentials.map(|text| userinfo(&to_utf8(text.as_bytes()))).unwrap_or_default();
+    let credentials = userinfo_of(credentials);
     match &settings.proxy.identity {
         None => format!("http://{credentials}{address}"),
         Some(identity) => format!("https://{credentials}{}:{}", certified_name(identity, address.ip()), address.port()),
@@ -297,6 +312,9 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
     }
     let url = OsString::from(url_at(settings, address, credentials.as_deref()));
     variables.set.extend(PROXY_VARIABLES.map(|name| (name, url.clone())));
+    // No client speaks SOCKS5 over TLS.
+    let socks = if settings.proxy.identity.is_none() { socks_url(address, credentials.as_deref()).into() } else { url };
+    variables.set.push((SOCKS_VARIABLE, socks));
     variables.set.extend(SWITCHES.map(|name| (name, "1".into())));
     let counted = CountedHosts::of(settings);
     let own = no_proxy::own_entries(&counted, address, &url_at(settings, address, None));

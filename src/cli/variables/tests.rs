@@ -47,6 +47,7 @@ fn every_program_is_told_where_the_gateway_is() {
     for name in PROXY_VARIABLES {
         assert_eq!(set[name], "http://127.0.0.1:8080", "{name}");
     }
+    assert_eq!(set["ALL_PROXY"], "socks5h://127.0.0.1:8080", "for programs that read no other");
     assert_eq!(set["NO_PROXY"], "localhost,127.0.0.1,::1,127.0.0.1:8080");
     assert_eq!(set["no_proxy"], set["NO_PROXY"]);
     assert_eq!([&set["NODE_USE_ENV_PROXY"], &set["PERL_LWP_ENV_PROXY"]], ["1"; 2]);
@@ -101,6 +102,19 @@ fn exceptions_that_are_set_stay_as_they_are() {
     assert_eq!(after(&[("NO_PROXY", "a"), ("no_proxy", "b")]), pair("a", "b"));
     assert_eq!(after(&[("NO_PROXY", "a,127.0.0.1:8080")]), pair("a", "a"), "it is set once");
     assert_eq!(after(&[("NO_PROXY", "")]), (own.to_owned(), own.to_owned()), "set to nothing is set");
+}
+
+#[test]
+fn socks5_has_the_credentials_too_and_is_not_named_where_callers_speak_tls() {
+    let mut plain = settings("[::]:8080");
+    assert_eq!(
+        build_with(&plain, None, &[(CREDENTIALS, "ana:p@ss")]).0["ALL_PROXY"],
+        "socks5h://ana:p%40ss@[::1]:8080"
+    );
+    plain.proxy.identity = Some(identity(&["localhost"]));
+    let (set, _) = build_with(&plain, None, &[]);
+    assert_eq!(set["ALL_PROXY"], set["HTTPS_PROXY"]);
+    assert!(set["ALL_PROXY"].starts_with("https://"));
 }
 
 #[test]
@@ -198,16 +212,21 @@ fn a_password_of_an_environment_in_latin_1_is_written_in_utf_8() {
     }
 }
 
+/// An identity that is valid for these names.
+fn identity(names: &[&str]) -> Identity {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    Identity {
+        chain: vec![made.cert.der().clone()],
+        key: rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap(),
+    }
+}
+
 #[test]
 fn a_gateway_that_speaks_tls_is_called_by_a_name_that_it_can_prove() {
     let named = |names: &[&str], listen: &str| {
         let mut settings = settings(listen);
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let made = rcgen::generate_simple_self_signed(names).unwrap();
-        settings.proxy.identity = Some(Identity {
-            chain: vec![made.cert.der().clone()],
-            key: rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap(),
-        });
+        settings.proxy.identity = Some(identity(names));
         url(&settings).unwrap()
     };
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
