@@ -34,6 +34,7 @@ mod http2_floods; // frames without end: their connection ends, others go on
 mod http2_origins; // one connection multiplexed, its rules kept, nothing lost
 mod idle_origins; // an end that an origin has announced costs no request
 mod in_use; // programs and servers that break behind other proxies, as their users run them
+mod install; // what an installation needs from the program
 mod interception; // a named host is opened, and every request inside counts
 mod keys; // what a limit matches and is counted per
 mod languages; // Ruby, Go, .NET, Guzzle and Haskell, unchanged, under exec

@@ -11,12 +11,16 @@
 
 mod ca_command;
 mod check;
+mod completions;
 mod demo;
 mod env;
 mod exec;
 mod fetch;
+mod init;
+mod man;
 mod parent_offer;
 mod run;
+mod service;
 mod top;
 mod user;
 mod variables;
@@ -49,6 +53,8 @@ struct CliArgs {
 enum CliCommand {
     /// Run the gateway (the default)
     Run(run::RunArgs),
+    /// Write a first configuration, by three questions or by flags
+    Init(init::InitArgs),
     /// Check the configuration, and explain each limit in a sentence
     Check,
     /// Show a limit at work: an origin that records arrivals, and seven requests, of which the sixth waits
@@ -69,6 +75,15 @@ enum CliCommand {
         #[command(subcommand)]
         command: user::UserCommand,
     },
+    /// Install the gateway as a service of systemd, or remove it
+    Service {
+        #[command(subcommand)]
+        command: service::ServiceCommand,
+    },
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one for each command into a folder
+    Man(man::ManArgs),
 }
 
 /// Runs lockgate with the arguments of the process. Returns its exit code.
@@ -80,6 +95,7 @@ pub fn main() -> ExitCode {
     let config_arg = arguments.config.as_deref();
     match arguments.command.unwrap_or(CliCommand::Run(run::RunArgs::default())) {
         CliCommand::Run(arguments) => run::run(arguments, config_arg),
+        CliCommand::Init(arguments) => init::init(&arguments),
         CliCommand::Check => check::check(config_arg),
         CliCommand::Demo => demo::demo(),
         CliCommand::Env => env::env(config_arg),
@@ -87,6 +103,9 @@ pub fn main() -> ExitCode {
         CliCommand::Top(arguments) => top::top(arguments, config_arg),
         CliCommand::Ca { command } => ca_command::ca(command, config_arg),
         CliCommand::User { command } => user::user(command, config_arg),
+        CliCommand::Service { command } => service::service(command, config_arg),
+        CliCommand::Completions(arguments) => completions::completions(arguments),
+        CliCommand::Man(arguments) => man::man(&arguments),
     }
 }
 

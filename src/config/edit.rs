@@ -161,7 +161,7 @@ fn value(edit: &Edit) -> Option<String> {
 /// Formats a basic string (TOML 1.0).
 ///
 /// Escapes quotes and backslashes by a backslash, control characters as `\uXXXX`.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for char in text.chars() {
         match char {
