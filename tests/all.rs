@@ -46,6 +46,7 @@ mod logs; // one line per request, without secrets
 mod metrics; // of the process, and of requests by host
 mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
+mod packaging; // scripts, metadata and units agree with each other
 mod page; // the dashboard, in a browser
 mod parent_kinds; // SOCKS5, TLS, and the proxy of the environment
 mod parents; // other proxies on the way to the origin, and their faults

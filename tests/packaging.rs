@@ -1,0 +1,172 @@
+//! Files of packages: scripts, metadata, units and workflows agree with each other and with the program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::gateway::{Dir, PROGRAM};
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Runs a program and returns its output; it must succeed.
+fn succeed(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("the tests need {command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// The lines of a section of Cargo.toml.
+fn section<'a>(manifest: &'a str, heading: &str) -> &'a str {
+    let rest = manifest.split(&format!("\n{heading}\n")).nth(1).unwrap_or_else(|| panic!("no {heading}"));
+    rest.split("\n[package.").next().unwrap().split("\n[lints").next().unwrap()
+}
+
+#[test]
+fn the_package_is_made_of_files_that_exist_or_that_the_build_makes() {
+    let manifest = read("Cargo.toml");
+    let assets: Vec<&str> = section(&manifest, "[package.metadata.deb]")
+        .lines()
+        .filter_map(|line| line.strip_prefix("    [\"")?.split('"').next())
+        .collect();
+    assert!(assets.len() >= 12, "{assets:?}");
+    let build = read("packaging/build");
+    for asset in assets {
+        if let Some(made) = asset.strip_prefix("target/packaging/") {
+            let made = made.trim_end_matches("/*.1");
+            assert!(build.contains(&format!("\"$out/{made}\"")), "packaging/build makes no {made}");
+        } else if let Some((folder, ending)) = asset.split_once("*.") {
+            let mut entries = fs::read_dir(repository().join(folder)).unwrap();
+            assert!(entries.any(|e| e.unwrap().path().extension().is_some_and(|e| e == ending)), "{asset}");
+        } else if asset != "target/release/lockgate" {
+            assert!(repository().join(asset).is_file(), "{asset}");
+        }
+    }
+}
+
+#[test]
+fn scripts_of_packages_are_ones_that_shells_read() {
+    for script in ["postinst", "prerm", "postrm"] {
+        let path = repository().join("packaging/deb").join(script);
+        succeed(Command::new("sh").arg("-n").arg(&path));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o111, 0o111, "{script} is not executable");
+    }
+    for script in ["packaging/build", "packaging/test"] {
+        succeed(Command::new("bash").arg("-n").arg(repository().join(script)));
+        let usage = Command::new(repository().join(script)).arg("no-such").output().unwrap();
+        assert!(!usage.status.success() && String::from_utf8_lossy(&usage.stderr).contains(script), "{usage:?}");
+    }
+    succeed(Command::new("sh").arg("-n").arg(repository().join("packaging/tests/in_debian.sh")));
+}
+
+#[test]
+fn the_first_configuration_of_the_package_is_valid_and_its_unit_can_use_it() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", &read("packaging/deb/proxy.toml"));
+    let output = Command::new(PROGRAM).args(["check", "-c"]).arg(dir.path().join("proxy.toml")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.starts_with("warning: there is no [[limit]]") && text.matches("warning").count() == 1, "{text}");
+    // Its examples are valid, too, as soon as they are no comments any more.
+    let live: String = read("packaging/deb/proxy.toml")
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest)
+                if rest.starts_with('[')
+                    || rest.split_once(' ').is_some_and(|(_, r)| r.trim_start().starts_with("= ")) =>
+            {
+                format!("{rest}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert!(live.contains("\n[[limit]]\n") && live.contains("\nintercept = "), "{live}");
+    dir.write("live.toml", &live);
+    succeed(Command::new(PROGRAM).args(["check", "-c"]).arg(dir.path().join("live.toml")));
+    let unit = read("packaging/systemd/lockgate.service");
+    for line in ["StateDirectory=lockgate", "User=lockgate", "Type=notify", "NotifyAccess=all", "ProtectSystem=strict"]
+    {
+        assert!(unit.lines().any(|other| other == line), "{line}");
+    }
+    assert!(live.contains("ca_dir = \"/var/lib/lockgate/"), "the folder that the unit may write");
+    assert!(read("packaging/systemd/sysusers.conf").contains("\nu lockgate "), "the user that the unit names");
+}
+
+#[test]
+fn cargo_binstall_and_homebrew_ask_for_the_archives_that_are_built() {
+    let (manifest, build) = (read("Cargo.toml"), read("packaging/build"));
+    assert!(build.contains("name=lockgate-$version-$target\n") && build.contains("\"$out/$name.tar.gz\""));
+    let url = "pkg-url = \"{ repo }/releases/download/v{ version }/lockgate-{ version }-{ target }.tar.gz\"\n";
+    assert!(section(&manifest, "[package.metadata.binstall]").contains(url));
+    let version = env!("CARGO_PKG_VERSION");
+    let formula = read("packaging/homebrew/lockgate.rb.in")
+        .replace("@VERSION@", version)
+        .replace("@REPOSITORY@", "https://git.example/lockgate")
+        .replace("@SHA256_X86_64@", &"0".repeat(64))
+        .replace("@SHA256_AARCH64@", &"1".repeat(64));
+    assert!(!formula.contains('@'), "something was not filled in");
+    let workflow = read(".github/workflows/release.yml");
+    for processor in ["x86_64", "aarch64"] {
+        let target = format!("{processor}-unknown-linux-musl");
+        assert!(workflow.contains(&target), "the release builds no {target}");
+        let archive =
+            format!("https://git.example/lockgate/releases/download/v{version}/lockgate-{version}-{target}.tar.gz");
+        assert!(formula.contains(&archive), "{formula}");
+        let glibc = section(&manifest, &format!("[package.metadata.binstall.overrides.{processor}-unknown-linux-gnu]"));
+        assert!(glibc.contains(&format!("/lockgate-{{ version }}-{target}.tar.gz\"")), "{glibc}");
+    }
+    let dir = Dir::new();
+    let path = dir.write("lockgate.rb", &formula);
+    assert_eq!(succeed(Command::new("ruby").arg("-c").arg(path)).trim(), "Syntax OK");
+}
+
+#[test]
+fn workflows_are_complete_and_call_scripts_that_exist() {
+    let check = r#"
+import pathlib, re, sys, yaml
+root = pathlib.Path(sys.argv[1])
+for path in sorted((root / ".github/workflows").glob("*.yml")):
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    for name, job in jobs.items():
+        needs = job.get("needs", [])
+        for other in [needs] if isinstance(needs, str) else needs:
+            assert other in jobs, f"{path.name}: {name} needs {other}"
+        assert "timeout-minutes" in job and "runs-on" in job, f"{path.name}: {name}"
+        for step in job["steps"]:
+            assert ("run" in step) != ("uses" in step), f"{path.name}: {name}: {step}"
+            for script in re.findall(r"(?:^|\s)(\.ci/\w+|packaging/\w+) ?(\w*)", step.get("run", "")):
+                text = (root / script[0]).read_text()
+                assert not script[1] or re.search(rf"\b{script[1]}\b", text), f"{script} in {path.name}"
+    print(path.name, len(jobs))
+"#;
+    let python = repository().join(".venv/bin/python");
+    let output = succeed(Command::new(python).args(["-c", check]).arg(repository()));
+    assert_eq!(output, "ci.yml 1\nrelease.yml 7\n");
+}
+
+#[test]
+fn links_between_documents_lead_to_files() {
+    let mut documents: Vec<PathBuf> = vec![repository().join("README.md"), repository().join("packaging/README.md")];
+    documents.extend(fs::read_dir(repository().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut seen = 0;
+    for document in documents.iter().filter(|path| path.extension().is_some_and(|e| e == "md")) {
+        let text = fs::read_to_string(document).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap();
+            if file.is_empty() || file.contains(':') || file.contains(' ') {
+                continue;
+            }
+            let path = document.parent().unwrap().join(file);
+            assert!(path.exists(), "{}: {link}", document.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "only {seen} links were found");
+}
