@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -103,7 +103,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> 
     if found.is_empty() { Err(Error::NoCertificate(path.to_owned())) } else { Ok(found) }
 }
 
-/// Reads the first private key of a file that only its owner may read: PKCS #8, SEC 1 (`EC PRIVATE KEY`) or PKCS #1
+/// Reads the first private key of a file that only its owner may read, [with one exception](is_exposed): PKCS #8, SEC 1 (`EC PRIVATE KEY`) or PKCS #1
 /// (`RSA PRIVATE KEY`).
 ///
 /// # Errors
@@ -111,8 +111,9 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> 
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let file = open(path)?;
     // Checks the open file, not its path, which may lead elsewhere a moment later.
-    let mode = file.metadata().map_err(|source| unreadable(path, source))?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if is_exposed(mode, metadata.uid(), rustix::process::geteuid().as_raw()) {
         return Err(Error::Exposed { path: path.to_owned(), mode });
     }
     let text = read(path, file)?;
@@ -122,6 +123,17 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
         Err(pem::Error::NoItemsFound) => Err(Error::NoKey(path.to_owned())),
         Err(error) => Err(not_pem(path, &error)),
     }
+}
+
+/// True if others than a file's owner may read or write it. `mode`: its permission bits; `owner`: its
+/// user; `user`: that of this process.
+///
+/// A file of root's may be readable for its group, as with PostgreSQL: so Kubernetes gives secrets to
+/// the group of a pod (`fsGroup`, mode 0440), and a package a key to the group of a service.
+fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
+    const ROOT: u32 = 0;
+    let allowed = if owner == ROOT && user != ROOT { 0o740 } else { 0o700 };
+    mode & !allowed != 0
 }
 
 /// Encodes certificates (DER) as PEM, one after the other.
@@ -200,6 +212,23 @@ mod tests {
         }
         let exposed = Error::Exposed { path: "a/b.key".into(), mode: 0o644 };
         assert_eq!(exposed.remedy(), "run `chmod 600 a/b.key`");
+    }
+
+    #[test]
+    fn a_key_of_roots_may_be_readable_for_the_group_of_a_process_that_is_not_root() {
+        for mode in [0o440, 0o640, 0o400, 0o600] {
+            assert!(!is_exposed(mode, 0, 65532), "{mode:o}");
+        }
+        for (mode, owner, user) in [
+            (0o444, 0, 65532),
+            (0o460, 0, 65532),
+            (0o441, 0, 65532),
+            (0o440, 65532, 65532),
+            (0o440, 1000, 65532),
+            (0o440, 0, 0),
+        ] {
+            assert!(is_exposed(mode, owner, user), "{mode:o} of {owner} for {user}");
+        }
     }
 
     #[test]
