@@ -113,3 +113,101 @@ fn every_root_lies_where_openssl_looks_for_it() {
     assert_eq!(ours, names(&copies));
     assert!(ours.len() > 1);
 }
+
+/// What `lockgate env` prints with these arguments, in an environment with nothing but these variables.
+fn printed(stage: &Stage, args: &[&str], before: &[(&str, &str)]) -> String {
+    let mut command = Command::new(PROGRAM);
+    command.arg("env").args(args).current_dir(stage.dir.path()).env_clear().env("HOME", stage.dir.path());
+    let output = command.envs(before.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", err(&output));
+    out(&output)
+}
+
+#[test]
+fn each_format_gives_its_reader_what_a_shell_gets() {
+    let toml = format!("{}[tls]\nintercept = \"api.example\"\n", counted());
+    let stage = Stage::new(&toml);
+    let before = [("NO_PROXY", "it's $HOME,100%,\u{e4}"), ("JAVA_TOOL_OPTIONS", "-Da='b \"c\\'")];
+    let names = ["HTTP_PROXY", "NO_PROXY", "JAVA_TOOL_OPTIONS", "SSL_CERT_FILE", "PYTHONPATH", "NODE_OPTIONS"];
+    let expected = evaluated(&stage, &names, &before);
+    let by = |format: &str| printed(&stage, &["--format", format], &before);
+    let json: serde_json::Value = serde_json::from_str(&by("json")).unwrap();
+    let list = |value: &dyn Fn(&str) -> String| names.map(value).to_vec();
+    assert_eq!(list(&|name| json[name].as_str().unwrap().to_owned()), expected, "json");
+    // Docker takes all behind the first `=`.
+    let docker = by("docker");
+    let line = |text: &str, begin: String| text.lines().find_map(|line| line.strip_prefix(&begin)).unwrap().to_owned();
+    assert_eq!(list(&|name| line(&docker, format!("{name}="))), expected, "docker");
+    // A single quote is doubled in PowerShell, and all else is as it is.
+    let powershell = by("powershell");
+    let unquoted = |name: &str| {
+        let quoted = line(&powershell, format!("$env:{name} = '"));
+        quoted.strip_suffix('\'').unwrap().replace("\'\'", "'")
+    };
+    assert_eq!(list(&unquoted), expected, "powershell");
+    // A shell reads .env files, too.
+    stage.dir.write(".env", &by("dotenv"));
+    let print: String = names.iter().map(|name| format!("printf '%s\\n' \"${name}\"; ")).collect();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!(". ./.env; {print}")]).current_dir(stage.dir.path());
+    assert_eq!(out(&shell.output().unwrap()).lines().collect::<Vec<_>>(), expected, "dotenv");
+    let read = "import json, re, sys, yaml\n\
+        entries = {entry['name']: entry['value'] for entry in yaml.safe_load(sys.stdin)}\n\
+        print(json.dumps({name: value.replace('$$(', '$(') for name, value in entries.items()}))";
+    let mut python = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
+    stage.dir.write("env.yaml", &by("k8s"));
+    let file = std::fs::File::open(stage.dir.path().join("env.yaml")).unwrap();
+    let output = python.args(["-c", read]).stdin(file).output().unwrap();
+    assert!(output.status.success(), "{}", err(&output));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out(&output)).unwrap(), json, "k8s");
+    let systemd = by("systemd");
+    assert!(systemd.starts_with("[Service]\nEnvironment=\"HTTP_PROXY=http://127.0.0.1:"), "{systemd}");
+    assert!(systemd.contains("NO_PROXY=it's $HOME,100%%,\u{e4},"), "{systemd}");
+}
+
+#[test]
+fn node_reads_a_dotenv_file() {
+    let stage = Stage::new(&counted());
+    let before = [("NO_PROXY", "a b,$HOME,#x,100%")];
+    stage.dir.write(".env", &printed(&stage, &["--format", "dotenv"], &before));
+    let names = ["HTTP_PROXY", "NO_PROXY", "JAVA_TOOL_OPTIONS"];
+    let script = format!("for (const name of {names:?}) console.log(process.env[name])");
+    let mut node = Command::new("node");
+    node.args(["--env-file=.env", "-e", &script]).current_dir(stage.dir.path()).env_clear();
+    let output = node.env("PATH", std::env::var_os("PATH").unwrap()).output().expect("the tests need node");
+    assert!(output.status.success(), "{}", err(&output));
+    assert_eq!(out(&output).lines().collect::<Vec<_>>(), evaluated(&stage, &names, &before));
+}
+
+#[test]
+fn programs_elsewhere_get_the_url_that_is_named_and_no_file_of_this_machine() {
+    let stage = Stage::new(&format!("{}[tls]\nintercept = \"api.example\"\n", counted()));
+    let before = [("NO_PROXY", ".svc,api.example,10.0.0.0/8"), ("LOCKGATE_CREDENTIALS", "ana:p@ss")];
+    let proxy = "http://lockgate.prod.svc:8080/";
+    let text = printed(&stage, &["--format", "json", "--proxy", proxy], &before);
+    let set: std::collections::BTreeMap<String, String> = serde_json::from_str(&text).unwrap();
+    assert_eq!(set["HTTPS_PROXY"], "http://ana:p%40ss@lockgate.prod.svc:8080");
+    assert_eq!(set["no_proxy"], ".svc,10.0.0.0/8,lockgate.prod.svc:8080", "a host that is counted is left out");
+    assert!(set["JAVA_TOOL_OPTIONS"].contains("-Dhttps.proxyHost=lockgate.prod.svc -Dhttps.proxyPort=8080"), "{text}");
+    let here = stage.dir.path().display().to_string();
+    assert!(!text.contains(&here) && !set.contains_key("SSL_CERT_FILE") && !set.contains_key("PYTHONPATH"), "{text}");
+    assert!(!stage.dir.path().join("certs").exists(), "no authority is made for it");
+    let bundle = ["--format", "json", "--proxy", "https://[fd00::1]", "--ca-bundle", "/ca/bundle.pem"];
+    let set: std::collections::BTreeMap<String, String> = serde_json::from_str(&printed(&stage, &bundle, &[])).unwrap();
+    assert_eq!(set["HTTP_PROXY"], "https://[fd00::1]:443");
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"] {
+        assert_eq!(set[name], "/ca/bundle.pem");
+    }
+    assert_eq!(set["NO_PROXY"], "fd00::1", "this machine is counted, so it is no exception");
+    for (args, reason) in [
+        (&["--proxy", "lockgate:8080"][..], "write http://HOST:PORT"),
+        (&["--proxy", "http://me:pw@lockgate:8080"], "LOCKGATE_CREDENTIALS"),
+        (&["--proxy", "http://lockgate/path"], "no path"),
+        (&["--ca-bundle", "/x"], "--proxy"),
+        (&["--format", "xml"], "powershell"),
+    ] {
+        let output = Command::new(PROGRAM).arg("env").args(args).current_dir(stage.dir.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(err(&output).contains(reason), "{args:?}: {}", err(&output));
+    }
+}

@@ -62,6 +62,22 @@ done
 [ "$(ask --proxy 127.0.0.1:8080 http://127.0.0.1:9001/)" = 429 ] || fail "the second request is not limited"
 ok "the first request is answered 200, the second of the hour 429"
 
+# --- variables for a unit ---------------------------------------------------------------------------------
+export NO_PROXY='a%b,"c",\d,$HOME,it'"'"'s'
+mkdir -p /etc/systemd/system/app.service.d
+lockgate env --format=systemd >/etc/systemd/system/app.service.d/lockgate.conf
+cat >/etc/systemd/system/app.service <<'UNIT'
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'printf "%%s\n%%s\n" "$$HTTP_PROXY" "$$NO_PROXY" >/run/app.out'
+UNIT
+systemctl daemon-reload
+systemctl start app || fail "a unit with the drop-in of lockgate env"
+(eval "$(lockgate env)" && printf '%s\n%s\n' "$HTTP_PROXY" "$NO_PROXY") >/run/shell.out
+cmp -s /run/app.out /run/shell.out || fail "systemd reads $(cat /run/app.out), a shell $(cat /run/shell.out)"
+unset NO_PROXY
+ok "a unit gets by lockgate env --format=systemd what a shell gets"
+
 # --- upgrade under load -----------------------------------------------------------------------------------
 before=$(main_pid)
 rm -f /tmp/upgraded

@@ -60,7 +60,7 @@ enum CliCommand {
     /// Show a limit at work: an origin that records arrivals, and seven requests, of which the sixth waits
     Demo,
     /// Print the environment variables for programs that use the gateway: eval "$(lockgate env)"
-    Env,
+    Env(env::EnvArgs),
     /// Run a program that uses the gateway; start a gateway if none runs
     Exec(exec::ExecArgs),
     /// Show the limits of a running gateway, live
@@ -98,7 +98,7 @@ pub fn main() -> ExitCode {
         CliCommand::Init(arguments) => init::init(&arguments),
         CliCommand::Check => check::check(config_arg),
         CliCommand::Demo => demo::demo(),
-        CliCommand::Env => env::env(config_arg),
+        CliCommand::Env(arguments) => env::env(&arguments, config_arg),
         CliCommand::Exec(arguments) => exec::exec(arguments, config_arg),
         CliCommand::Top(arguments) => top::top(arguments, config_arg),
         CliCommand::Ca { command } => ca_command::ca(command, config_arg),

@@ -13,6 +13,7 @@ mod no_proxy;
 mod npm;
 mod preload;
 mod private_folder;
+mod remote_programs;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 
 use self::no_proxy::CountedHosts;
+pub(super) use self::remote_programs::{RemoteProxy, remote_variables};
 use crate::auth::to_utf8;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
@@ -327,7 +329,8 @@ fn build(settings: &Settings, address: SocketAddr, bundle: Option<&Bundle>, env:
         variables.set.extend(EXTRA_CA_VARIABLES.map(|name| (name, bundle.ours.clone().into())));
         variables.notes.extend(bundle.unreadable.iter().cloned());
     }
-    java_options::add(address, &exceptions, &counted, bundle, env, &mut variables);
+    let host = address.ip().to_string();
+    java_options::add((&host, address.port()), &exceptions, &counted, bundle, env, &mut variables);
     variables
 }
 

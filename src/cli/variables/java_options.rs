@@ -9,7 +9,6 @@
 //! ```
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -33,11 +32,11 @@ const OWN_OPTIONS: [&[u8]; 5] = [
 const TRUST_STORE_OPTIONS: [&[u8]; 3] =
     [TRUST_STORE, b"-Djavax.net.ssl.trustStoreType=", b"-Djavax.net.ssl.trustStorePassword="];
 
-/// Appends our options to the present ones. `no_proxy`: the value of `NO_PROXY`.
+/// Appends our options to the present ones. The gateway is at `host` and `port`; `no_proxy` is the value of `NO_PROXY`.
 ///
 /// A trust store of the user's own stays, and a note says how to add our certificate to it.
 pub(super) fn add(
-    address: SocketAddr,
+    (host, port): (&str, u16),
     no_proxy: &str,
     counted: &CountedHosts,
     bundle: Option<&Bundle>,
@@ -65,7 +64,6 @@ pub(super) fn add(
             words.push(b"-Djavax.net.ssl.trustStorePassword=changeit".to_vec());
         }
     }
-    let (host, port) = (address.ip(), address.port());
     // Java bypasses the proxy for this machine if this is absent, and also if it has any value but the empty one.
     let past = if counted.loopback { String::new() } else { non_proxy_hosts(no_proxy) };
     for option in [
