@@ -148,7 +148,7 @@ for path in sorted((root / ".github/workflows").glob("*.yml")):
 "#;
     let python = repository().join(".venv/bin/python");
     let output = succeed(Command::new(python).args(["-c", check]).arg(repository()));
-    assert_eq!(output, "ci.yml 1\nrelease.yml 7\n");
+    assert_eq!(output, "ci.yml 1\nrelease.yml 10\n");
 }
 
 #[test]
@@ -169,4 +169,100 @@ fn links_between_documents_lead_to_files() {
         }
     }
     assert!(seen > 50, "only {seen} links were found");
+}
+
+/// Checks every pod of a rendered chart, and prints the `proxy.toml` in it.
+const READ_CHART: &str = r#"
+import sys, yaml
+resources = [resource for resource in yaml.safe_load_all(open(sys.argv[1])) if resource]
+kinds = {}
+for resource in resources:
+    kinds.setdefault(resource["kind"], []).append(resource)
+for workload in kinds.get("StatefulSet", []) + kinds.get("Deployment", []):
+    pod = workload["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    assert all(labels[key] == value for key, value in workload["spec"]["selector"]["matchLabels"].items()), labels
+    context = pod["spec"]["securityContext"]
+    assert context["runAsNonRoot"] and context["seccompProfile"]["type"] == "RuntimeDefault", context
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])}
+    volumes |= {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
+    for container in pod["spec"]["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] and context["capabilities"] == {"drop": ["ALL"]}, context
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes, volumes
+        if container["name"] == "lockgate":
+            assert pod["spec"]["securityContext"]["runAsUser"] == pod["spec"]["securityContext"]["fsGroup"] == 65532
+            assert container["volumeMounts"][-1] and "/state" in [mount["mountPath"] for mount in container["volumeMounts"]]
+ports = {port["name"] for workload in kinds.get("StatefulSet", []) + kinds.get("Deployment", [])
+         for container in workload["spec"]["template"]["spec"]["containers"] for port in container["ports"]}
+for service in kinds["Service"]:
+    assert all(port.get("targetPort", port["name"]) in ports for port in service["spec"]["ports"]), service["spec"]
+for monitor in kinds.get("ServiceMonitor", []):
+    wanted = monitor["spec"]["selector"]["matchLabels"].items()
+    found = [service for service in kinds["Service"] if wanted <= service["metadata"]["labels"].items()]
+    assert [port["name"] for service in found for port in service["spec"]["ports"]] == [monitor["spec"]["endpoints"][0]["port"]]
+for bundle in kinds.get("Bundle", []):
+    assert bundle["spec"]["sources"][0] == {"useDefaultCAs": True} and "inLine" in bundle["spec"]["sources"][1]
+(config,) = [map["data"]["proxy.toml"] for map in kinds["ConfigMap"] if "proxy.toml" in map["data"]]
+print(config, end="")
+"#;
+
+#[test]
+fn what_the_chart_renders_is_current_and_its_gateways_accept_their_configuration() {
+    let folder = "packaging/tests/chart";
+    let names: Vec<String> = fs::read_dir(repository().join(folder))
+        .unwrap()
+        .filter_map(|entry| {
+            entry.unwrap().file_name().into_string().unwrap().strip_suffix(".values.yaml").map(str::to_owned)
+        })
+        .collect();
+    assert!(names.len() >= 3, "{names:?}");
+    for name in names {
+        let rendered = repository().join(folder).join(format!("{name}.yaml"));
+        let chart = "packaging/chart";
+        let sum = format!(
+            "cat {chart}/Chart.yaml {chart}/values.yaml {chart}/templates/* {folder}/{name}.values.yaml | sha256sum | cut -c1-32"
+        );
+        let sum = succeed(Command::new("bash").args(["-c", &sum]).env("LC_ALL", "C").current_dir(repository()));
+        let text = fs::read_to_string(&rendered).unwrap();
+        assert!(
+            text.starts_with(&format!("# Rendered by packaging/build chart from {sum}")),
+            "{name}: the chart has changed: packaging/build chart"
+        );
+        let config =
+            succeed(Command::new(repository().join(".venv/bin/python")).args(["-c", READ_CHART]).arg(&rendered));
+        let dir = Dir::new();
+        for secret in ["operators", "store", "authority"] {
+            fs::create_dir(dir.path().join(secret)).unwrap();
+        }
+        dir.write("operators/operators", &format!("operator:$2a$10${}\n", "a".repeat(53)));
+        dir.write("store/password", "secret\n");
+        fs::set_permissions(dir.path().join("store/password"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        let here = format!("{}/", dir.path().display());
+        dir.write("proxy.toml", &config.replace("/etc/lockgate-", &here).replace("\"/state\"", "\"state\""));
+        let check = Command::new(PROGRAM).args(["check", "-c"]).arg(dir.path().join("proxy.toml")).output().unwrap();
+        let told = String::from_utf8_lossy(&check.stderr);
+        assert!(check.status.success() && !told.contains("warning: the limit"), "{name}: {told}");
+    }
+    let chart = read("packaging/chart/Chart.yaml");
+    assert!(chart.contains(&format!("\nappVersion: {}\n", env!("CARGO_PKG_VERSION"))), "{chart}");
+}
+
+#[test]
+fn the_image_writes_where_its_configuration_says_and_nowhere_else() {
+    let (file, build) = (read("packaging/Containerfile"), read("packaging/build"));
+    assert!(file.contains("\nFROM scratch\n") && file.contains("\nUSER 65532:65532\n"), "{file}");
+    assert!(file.contains("\nENV STATE_DIRECTORY=/state\n") && file.contains("\nVOLUME /state\n"), "{file}");
+    assert!(file.contains("RUN packaging/build root ") && build.contains("\nroot() {\n"), "{file}");
+    assert!(read("packaging/container/passwd").starts_with("nonroot:x:65532:65532:"));
+    let dir = Dir::new();
+    dir.write("proxy.toml", &read("packaging/container/proxy.toml"));
+    let mut check = Command::new(PROGRAM);
+    check.args(["check", "-c"]).arg(dir.path().join("proxy.toml")).env("STATE_DIRECTORY", dir.path());
+    let output = check.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.starts_with("warning: there is no [[limit]]"), "{text}");
 }
