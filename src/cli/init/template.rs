@@ -149,3 +149,33 @@ const ADMIN: &str = "\
 #[admin]
 #listen = \"127.0.0.1:8081\"
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_below_etc_has_the_authority_where_the_service_may_write() {
+        let service = Service { host: "*.example.com:8443".into(), url: "https://*.example.com:8443/".into() };
+        let rate = RateText { requests: "5".into(), per: "1s".into() };
+        let mut draft = Draft {
+            service,
+            rate,
+            mode: Mode::Forward,
+            listen: "127.0.0.1:8080".into(),
+            allow_from: Vec::new(),
+            is_below_etc: true,
+        };
+        let text = draft.text();
+        for line in [
+            "ca_dir    = \"/var/lib/lockgate/certs\"",
+            "intercept = [\"*.example.com\"]",
+            "connect_ports = [443, 8443]",
+            "name     = \"example.com-8443\"",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}: {text}");
+        }
+        draft.is_below_etc = false;
+        assert!(!draft.text().contains("ca_dir"));
+    }
+}
