@@ -187,6 +187,7 @@ fn programs_elsewhere_get_the_url_that_is_named_and_no_file_of_this_machine() {
     let text = printed(&stage, &["--format", "json", "--proxy", proxy], &before);
     let set: std::collections::BTreeMap<String, String> = serde_json::from_str(&text).unwrap();
     assert_eq!(set["HTTPS_PROXY"], "http://ana:p%40ss@lockgate.prod.svc:8080");
+    assert_eq!(set["ALL_PROXY"], "socks5h://ana:p%40ss@lockgate.prod.svc:8080");
     assert_eq!(set["no_proxy"], ".svc,10.0.0.0/8,lockgate.prod.svc:8080", "a host that is counted is left out");
     assert!(set["JAVA_TOOL_OPTIONS"].contains("-Dhttps.proxyHost=lockgate.prod.svc -Dhttps.proxyPort=8080"), "{text}");
     let here = stage.dir.path().display().to_string();

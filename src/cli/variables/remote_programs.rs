@@ -4,7 +4,6 @@
 //! `NO_PROXY`, Java's options; and the path of a bundle of certificates, if the user says where it
 //! is mounted.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -12,10 +11,9 @@ use http::Uri;
 
 use super::no_proxy::CountedHosts;
 use super::{
-    BUNDLE_DIR_VARIABLE, BUNDLE_VARIABLES, CREDENTIALS, EXTRA_CA_VARIABLES, Env, PROXY_VARIABLES, SWITCHES, Variables,
-    java_options, set_no_proxy, userinfo,
+    BUNDLE_DIR_VARIABLE, BUNDLE_VARIABLES, CREDENTIALS, EXTRA_CA_VARIABLES, Env, PROXY_VARIABLES, SOCKS_VARIABLE,
+    SWITCHES, Variables, java_options, set_no_proxy, userinfo_of,
 };
-use crate::auth::to_utf8;
 use crate::config::Settings;
 
 /// The gateway as programs elsewhere reach it: scheme, host, port.
@@ -62,10 +60,13 @@ pub(in crate::cli) fn remote_variables(
 ) -> Variables {
     let mut variables = Variables::default();
     let credentials = env(CREDENTIALS).filter(|text| !text.is_empty());
-    let userinfo = credentials.map(|text| userinfo(&to_utf8(text.as_bytes()))).unwrap_or_default();
+    let userinfo = userinfo_of(credentials.as_deref());
     let RemoteProxy { scheme, host, port } = proxy;
     let url = format!("{scheme}://{userinfo}{host}:{port}");
     variables.set.extend(PROXY_VARIABLES.map(|name| (name, url.clone().into())));
+    // No client speaks SOCKS5 over TLS.
+    let socks = if scheme == "http" { format!("socks5h://{userinfo}{host}:{port}") } else { url };
+    variables.set.push((SOCKS_VARIABLE, socks.into()));
     variables.set.extend(SWITCHES.map(|name| (name, "1".into())));
     let counted = CountedHosts::of(settings);
     // An IPv6 address has no brackets in NO_PROXY and in Java's options, and no port in the first.
