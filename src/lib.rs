@@ -34,7 +34,9 @@
 //! [`proxy::refusal`]. Responses of the gateway itself (permits for other programs, TRACE, OPTIONS)
 //! need no origin.
 //!
-//! A client of SOCKS5 on the same port asks for a `CONNECT` in other words ([`proxy`]'s `socks5`). A
+//! A client of SOCKS5 on the same port asks for a `CONNECT` in other words ([`proxy`]'s `socks5`), and
+//! so does a connection that the kernel has led here, by its destination and its first bytes
+//! (`transparent`). A
 //! `CONNECT` to a host that is intercepted leaves this path after admission: the caller sees a
 //! certificate of our authority ([`tls::ca`]), and its requests inside the tunnel are served like
 //! those of any other connection. So are requests of plain HTTP in a tunnel, by the first bytes in

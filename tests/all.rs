@@ -74,6 +74,7 @@ mod targets; // a URL is the same for limits and origins, whatever version carri
 mod timeouts; // what is silent is cut by the timeout of its host, and named
 mod traces; // whoever collects traces is told of requests and their waits
 mod translation; // between HTTP/1.1 and HTTP/2 nothing is lost or smuggled
+mod transparent; // redirected callers are counted by the host that they name, if it has the address they call
 mod tuning; // limits changed while requests wait
 mod tunnel_ports; // what a tunnel may carry, by its port
 mod unchanged; // programs that know nothing of us: each of their requests is counted

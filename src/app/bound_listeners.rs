@@ -12,10 +12,10 @@ use tokio::task::spawn_local;
 use super::Error;
 use super::listen_error::ListenError;
 use super::worker_pool::WorkerPool;
-use crate::net::listen::{BACKLOG, Listener};
+use crate::net::listen::{BACKLOG, ListenAddress, Listener, ListenerKind};
 use crate::net::listener_stats::ListenerStats;
 
-/// The open listeners of `[listen] proxy`, in the order of the file.
+/// The open listeners for callers: `[listen] proxy` and `transparent`, in the order of the file.
 pub(super) struct Listeners {
     open: RefCell<Vec<BoundListener>>,
     /// Listening sockets from systemd or another process, each with the address that is configured
@@ -28,7 +28,7 @@ pub(super) struct Listeners {
 /// An open listener.
 struct BoundListener {
     /// The address in the file; port 0 is any.
-    configured: SocketAddr,
+    configured: ListenAddress,
     /// The same with the port that the system chose.
     bound: SocketAddr,
     /// A duplicate of the listening socket, for another process.
@@ -61,7 +61,7 @@ enum PlannedListener {
 /// A listener that is bound, and accepts nothing yet.
 struct PendingListener {
     /// As [`BoundListener::configured`].
-    configured: SocketAddr,
+    configured: ListenAddress,
     listener: Listener,
     /// A duplicate of its socket.
     socket: TcpListener,
@@ -92,18 +92,18 @@ impl Listeners {
     /// If there are no descriptors left.
     pub(super) fn sockets(&self) -> io::Result<Vec<(SocketAddr, TcpListener)>> {
         let open = self.open.borrow();
-        open.iter().map(|listener| Ok((listener.configured, listener.socket.try_clone()?))).collect()
+        open.iter().map(|listener| Ok((listener.configured.address, listener.socket.try_clone()?))).collect()
     }
 
-    /// Binds those of the `configured` addresses (`[listen] proxy`) that are not open yet. Those
+    /// Binds those of the `configured` addresses that are not open yet. Those
     /// that are stay.
     ///
     /// # Errors
     /// Names the address that cannot be bound; nothing has changed then.
-    pub(super) fn plan(&self, configured: &[SocketAddr]) -> Result<BindPlan, ListenError> {
+    pub(super) fn plan(&self, configured: &[ListenAddress]) -> Result<BindPlan, ListenError> {
         let open = self.open.borrow();
         let mut before: Vec<&BoundListener> = open.iter().collect();
-        let mut known = |configured: &SocketAddr| {
+        let mut known = |configured: &ListenAddress| {
             let at = before.iter().position(|listener| listener.configured == *configured)?;
             Some(before.swap_remove(at).bound)
         };
@@ -113,17 +113,22 @@ impl Listeners {
             let conflicts = |old: &&&BoundListener| new.port() != 0 && old.bound.port() == new.port();
             before.iter().filter(conflicts).map(|old| &old.socket).collect::<Vec<_>>()
         };
-        let plan = |(configured, known): (&SocketAddr, Option<SocketAddr>)| {
+        let plan = |(configured, known): (&ListenAddress, Option<SocketAddr>)| {
             if let Some(bound) = known {
                 return Ok(PlannedListener::Keep(bound));
             }
-            let bound = match self.take_inherited(*configured) {
+            let address = configured.address;
+            let bound = match self.take_inherited(address) {
                 Some(socket) => Listener::from_socket(socket),
-                None => Listener::bind_replacing(*configured, &conflicting(*configured)),
+                None => Listener::bind_replacing(address, &conflicting(address)),
             };
             let bound = bound.and_then(|listener| Ok((listener.try_clone_socket()?, listener)));
-            let (socket, listener) =
-                bound.map_err(|why| ListenError { key: "[listen] proxy", address: *configured, why })?;
+            let (socket, listener) = bound.map_err(|why| ListenError { key: key_of(configured.kind), address, why })?;
+            if configured.kind == ListenerKind::Transparent
+                && let Err(error) = listener.accept_any_destination()
+            {
+                tracing::debug!(%address, %error, "TPROXY cannot lead connections here, REDIRECT can");
+            }
             Ok(PlannedListener::Open(PendingListener { configured: *configured, listener, socket }))
         };
         Ok(BindPlan(configured.iter().zip(known).map(plan).collect::<Result<_, _>>()?))
@@ -191,10 +196,13 @@ impl Listeners {
     fn open(&self, pending: PendingListener, workers: &Rc<WorkerPool>) -> BoundListener {
         let PendingListener { configured, mut listener, socket } = pending;
         let bound = listener.local_addr();
-        tracing::info!(address = %bound, "listening");
+        match configured.kind {
+            ListenerKind::Proxy => tracing::info!(address = %bound, "listening"),
+            ListenerKind::Transparent => tracing::info!(address = %bound, "listening for redirected connections"),
+        }
         let (close, closing) = oneshot::channel();
         let (workers, guard) = (Rc::clone(workers), AcceptGuard { failed: Some(self.failed.clone()), bound });
-        let stats = workers.listener_stats(bound);
+        let stats = workers.listener_stats(ListenAddress { address: bound, kind: configured.kind });
         listener.set_on_exhausted(workers.close_idle());
         spawn_local(async move {
             if accept_loop(&mut listener, &workers, &stats, closing).await == OnClose::Accept {
@@ -216,6 +224,14 @@ impl BoundListener {
     fn close(self, policy: OnClose) {
         // The accept loop may have ended by a panic.
         self.close.send(policy).ok();
+    }
+}
+
+/// Key of the file that names the listener.
+fn key_of(kind: ListenerKind) -> &'static str {
+    match kind {
+        ListenerKind::Proxy => "[listen] proxy",
+        ListenerKind::Transparent => "[listen] transparent",
     }
 }
 

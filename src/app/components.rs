@@ -97,7 +97,7 @@ impl Components {
         };
         let (failed, failures) = mpsc::unbounded_channel();
         let listeners = Listeners::new(inherited, failed.clone());
-        let bind_plan = listeners.plan(&settings.listen)?;
+        let bind_plan = listeners.plan(&settings.listeners())?;
         let admin = settings.admin.as_ref().filter(|_| mode != StartMode::Exec);
         let admin = admin.map(|admin| listeners.bind(admin.listen, "[admin] listen")).transpose()?;
         settings.admin_bound = bound_address(admin.as_ref())?;

@@ -153,8 +153,8 @@ impl Reloader {
     ) -> Result<Vec<String>, Error> {
         let before = in_force.as_ref().ok_or(Error::HandedOver)?;
         settings.keep_overrides(before);
-        let bind_plan = self.listeners.plan(&settings.listen)?;
-        let configured = settings.listen.clone();
+        let bind_plan = self.listeners.plan(&settings.listeners())?;
+        let configured = (settings.listen.clone(), settings.transparent.clone());
         settings.bound_to(&bind_plan.bound());
         let parts = self.parts(&settings, before).await?;
 
@@ -171,7 +171,7 @@ impl Reloader {
                 tracing::warn!("{section} stays as it was: a change needs a restart or an upgrade (SIGUSR2)");
             }
         }
-        settings.listen = configured;
+        (settings.listen, settings.transparent) = configured;
         let others = OtherChanges::between(before, &settings);
         let waiters = waiters_policy(before, &settings);
         let settle_time = settle_time(before).max(settle_time(&settings));

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use tokio::task::spawn_local;
 
 use super::new_runtime;
 use crate::net::connection_limit::{ConnToken, ConnectionLimit};
+use crate::net::dial::is_local;
 use crate::net::drain::{ConnGuard, Drain};
-use crate::net::listen::Listener;
+use crate::net::listen::{ListenAddress, Listener, ListenerKind};
 use crate::net::listener_stats::ListenerStats;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::task_pool::{NewTask, TaskPool};
@@ -113,9 +114,9 @@ impl WorkerPool {
         Ok(WorkerPool { workers, drain, limit, admission, current, metrics })
     }
 
-    /// Counters of a new listener at `address`.
-    pub(super) fn listener_stats(&self, address: SocketAddr) -> Arc<ListenerStats> {
-        self.drain.add_listener(address)
+    /// Counters of a new listener.
+    pub(super) fn listener_stats(&self, listener: ListenAddress) -> Arc<ListenerStats> {
+        self.drain.add_listener(listener)
     }
 
     /// Returns a function that frees file descriptors for callers: it closes the idle connections
@@ -148,7 +149,13 @@ impl WorkerPool {
     /// Gives a connection to a worker. Closes it instead, without reading a byte, if `[access]
     /// allow_from` does not contain its peer or too many connections are open; if it must begin with
     /// a PROXY header, the worker decides on that.
-    pub(super) fn dispatch(&self, stream: TcpStream, peer: SocketAddr, stats: &Arc<ListenerStats>) {
+    ///
+    /// Programs of this machine whose connections the kernel has led here come from loopback, as they do
+    /// at other listeners, whichever address they would have shown to their origin.
+    pub(super) fn dispatch(&self, stream: TcpStream, mut peer: SocketAddr, stats: &Arc<ListenerStats>) {
+        if stats.kind == ListenerKind::Transparent && !peer.ip().is_loopback() && is_local(peer.ip()) {
+            peer.set_ip(if peer.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
         if let Some(token) = self.admission.accept(&self.current.snapshot(), peer, stats) {
             self.assign(stream, peer, token, stats);
         }

@@ -18,6 +18,7 @@ mod exec;
 mod fetch;
 mod init;
 mod man;
+mod nft;
 mod parent_offer;
 mod run;
 mod service;
@@ -63,6 +64,8 @@ enum CliCommand {
     Env(env::EnvArgs),
     /// Run a program that uses the gateway; start a gateway if none runs
     Exec(exec::ExecArgs),
+    /// Print rules of nftables that lead connections to [listen] transparent: lockgate nft | nft -f -
+    Nft(nft::NftArgs),
     /// Show the limits of a running gateway, live
     Top(top::TopArgs),
     /// Manage the certificate authority for intercepted hosts
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         CliCommand::Demo => demo::demo(),
         CliCommand::Env(arguments) => env::env(&arguments, config_arg),
         CliCommand::Exec(arguments) => exec::exec(arguments, config_arg),
+        CliCommand::Nft(arguments) => nft::nft(&arguments, config_arg),
         CliCommand::Top(arguments) => top::top(arguments, config_arg),
         CliCommand::Ca { command } => ca_command::ca(command, config_arg),
         CliCommand::User { command } => user::user(command, config_arg),

@@ -75,6 +75,9 @@ fn banner(path: &Path, settings: &Settings) -> String {
     for address in &settings.listen {
         text.push_str(&format!("listening on {address}\n"));
     }
+    for address in &settings.transparent {
+        text.push_str(&format!("taking redirected connections on {address}\n"));
+    }
     for meaning in &settings.explanations {
         text.push_str(&format!("  {meaning}\n"));
     }

@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::report::Report;
 use crate::net::connection_limit;
+use crate::net::listen::{ListenAddress, ListenerKind};
 use crate::proxy::access_log::Format;
 use crate::{gate, proxy};
 
@@ -32,6 +33,10 @@ pub struct Settings {
     ///
     /// As written until [`Settings::bound_to`] replaces them.
     pub listen: Vec<SocketAddr>,
+    /// Listening addresses for redirected connections; none by default.
+    ///
+    /// As [`Settings::listen`].
+    pub transparent: Vec<SocketAddr>,
     /// Number of connections that callers may have.
     ///
     /// In all and for one address; absent bounds follow from the limit of open files.
@@ -125,11 +130,20 @@ impl Settings {
         self.zmq_bound = before.zmq_bound;
     }
 
+    /// Addresses to listen on for callers: those of the proxy, and then those for redirected connections.
+    pub fn listeners(&self) -> Vec<ListenAddress> {
+        let of_kind = |kind| move |address: &SocketAddr| ListenAddress { address: *address, kind };
+        let proxy = self.listen.iter().map(of_kind(ListenerKind::Proxy));
+        proxy.chain(self.transparent.iter().map(of_kind(ListenerKind::Transparent))).collect()
+    }
+
     /// Replaces the configured listening addresses by the bound ones (port 0 is known only then).
     ///
-    /// Also tells proxy and dialer the own addresses, so that no request is forwarded in a circle.
+    /// In the order of [`Settings::listeners`]; or those of the proxy alone. Also tells proxy and dialer the own addresses, so that no request is forwarded in a circle.
     pub fn bound_to(&mut self, addresses: &[SocketAddr]) {
-        self.listen = addresses.to_vec();
+        let proxies = addresses.len().checked_sub(self.transparent.len()).filter(|proxies| *proxies > 0);
+        let (proxy, transparent) = addresses.split_at(proxies.unwrap_or(addresses.len()));
+        (self.listen, self.transparent) = (proxy.to_vec(), transparent.to_vec());
         self.proxy.own = addresses.to_vec();
         // Callers do not reach these through the gateway: their requests would come from this machine.
         let others = [self.admin_bound, self.locks_bound, self.zmq_bound];

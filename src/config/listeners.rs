@@ -25,10 +25,12 @@ struct DeclaredListener<'f> {
     span: Option<&'f SourceSpan>,
 }
 
-/// Reports listeners that the kernel would not bind at the same time.
+/// Reports listeners that the kernel would not bind at the same time. Returns the addresses for redirected
+/// connections.
 ///
-/// Order: `[listen] proxy`, `[admin]`, `[locks]`, `[zmq]`. A report points at the later one of two.
-pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
+/// Order: `[listen] proxy` and `transparent`, `[admin]`, `[locks]`, `[zmq]`. A report points at the later one of
+/// two.
+pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) -> Vec<SocketAddr> {
     let mut listeners: Vec<DeclaredListener<'_>> = Vec::new();
     match file.listen.proxy.get() {
         Some(list) => listeners.extend(list.value.iter().map(|at| DeclaredListener {
@@ -37,6 +39,10 @@ pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
             span: Some(&at.span),
         })),
         None => listeners.push(DeclaredListener { key: "[listen] proxy", address: LISTEN, span: None }),
+    }
+    if let Some(list) = file.listen.transparent.get() {
+        let key = "[listen] transparent";
+        listeners.extend(list.value.iter().map(|at| DeclaredListener { key, address: at.value, span: Some(&at.span) }));
     }
     let others = [
         ("[admin] listen", file.admin.listen.get()),
@@ -53,6 +59,19 @@ pub(super) fn check(file: &ConfigFile, reports: &Reports<'_>) {
             report(listener, rival, span, reports);
         }
     }
+    transparent(file, reports)
+}
+
+/// Listening addresses for redirected connections. Reports them beside `users`: a caller that speaks to
+/// its origin has no way to send a password.
+fn transparent(file: &ConfigFile, reports: &Reports<'_>) -> Vec<SocketAddr> {
+    let Some(list) = file.listen.transparent.get() else { return Vec::new() };
+    if let (Some(first), false) = (list.value.first(), file.access.users.is_absent()) {
+        let message = "redirected callers cannot give the password that `[access] users` asks for";
+        let advice = "leave `users` out and name the callers' addresses in allow_from, or run another gateway for them";
+        reports.error(&first.span, message, advice);
+    }
+    list.value.iter().map(|at| at.value).collect()
 }
 
 /// Advice: leave a double address out, or take the next port.

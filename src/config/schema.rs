@@ -21,6 +21,7 @@ use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, Spanned, TomlValue};
 use super::value_parsers::{Destination, TextPattern, address, folder, host, path, plain_path, route_destination};
 use super::zmq::ZmqSection;
+use crate::proxy::HostMismatch;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
 use crate::wire::HeadLimits;
@@ -70,6 +71,10 @@ pub(super) struct ConfigFile {
 pub(super) struct ListenSection {
     /// Listening addresses. Default: 127.0.0.1:8080.
     pub(super) proxy: Setting<Vec<Spanned<SocketAddr>>>,
+    /// Listening addresses for redirected connections. Default: none.
+    pub(super) transparent: Setting<Vec<Spanned<SocketAddr>>>,
+    /// Treatment of hosts that do not have the address of their connection. Default: refuse.
+    pub(super) transparent_mismatch: HostMismatch,
     /// Connections of all callers. Default: by the limit of open files.
     ///
     /// From 1 to [`MOST_CONNECTIONS`]; further connections wait in the kernel's backlog.
@@ -193,8 +198,13 @@ impl HttpSection {
 
 impl ListenSection {
     fn read(table: &mut TomlTable<'_>) -> ListenSection {
+        let mismatches = [("refuse", HostMismatch::Refuse), ("address", HostMismatch::Address)];
         ListenSection {
             proxy: table.get("proxy", |v| v.non_empty_list(address)),
+            transparent: table.get("transparent", |v| v.list(address)),
+            transparent_mismatch: table
+                .get("transparent_mismatch", |v| v.keyword(&mismatches))
+                .or(HostMismatch::Refuse),
             max_connections: table.get("max_connections", |v| v.number(1..=MOST_CONNECTIONS)),
             max_connections_per_address: table.get("max_connections_per_address", |v| v.number(1..=MOST_CONNECTIONS)),
             tls: table.inline_table("tls", "{ cert = \"gateway.pem\", key = \"gateway.key\" }", CertPair::read),

@@ -49,20 +49,18 @@ const IDLE_PER_ORIGIN: usize = 64;
 /// Order: checks that need the whole file come first, then each section is taken apart. `text` and
 /// `warnings` are filled in by the caller.
 pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -> Settings {
-    let listen = listen(&file.listen.proxy);
-    listeners::check(&file, reports);
+    let (listen, transparent, all) = listen(&file, reports);
     let connections = connections(&file, reports);
-    let exposure = if file.listen.balancers.name_any() { Exposure::Network } else { Exposure::of(&listen) };
+    let exposure = if file.listen.balancers.name_any() { Exposure::Network } else { Exposure::of(&all) };
     check_open(&file, exposure, reports);
     let balancers = balancer_schema::check(&file.listen.balancers, &file.access, reports);
     lint::lint(&file, reports);
-    let dial = address_rules::check(&file, &listen, exposure, reports);
+    let dial = address_rules::check(&file, &all, exposure, reports);
     let parents = parent_check::check(&file.parents, &dial, folder, reports);
     let access = access(&file.access, exposure, folder, reports);
     let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     let routes = routes(file.routes, &file.access, reports);
     let tls = tls_check::check(&file.tls, folder, reports);
-    let identity = tls_check::identity(&file.listen.tls, folder, reports);
     let keying = KeyContext {
         shared_seed: store_check::seed(&file.store),
         callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
@@ -92,7 +90,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
             identities: tls.identities,
             intercept: tls.intercept,
             authority: tls.authority,
-            identity,
+            identity: tls_check::identity(&file.listen.tls, folder, reports),
             access_log: file.log.access,
             trace,
             pool: pool(file.timeouts.common.idle, file.http.response_head),
@@ -100,10 +98,12 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
             timeouts: file.timeouts.check(reports),
             via_to_origins: file.http.via_to_origins,
             asks: zmq.as_ref().map(|zmq| zmq.asks.clone()),
-            own: listen.clone(),
+            mismatch: file.listen.transparent_mismatch,
+            own: all,
             warnings: Arc::default(),
         },
         listen,
+        transparent,
         connections,
         log: file.log.level,
         watch: file.config.watch,
@@ -210,11 +210,15 @@ fn locks(
     Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir })
 }
 
-/// Listening addresses for callers.
+/// Listening addresses for callers: of the proxy, for redirected connections, and all of them.
 ///
-/// One loopback address if the key is absent.
-fn listen(written: &Setting<Vec<Spanned<SocketAddr>>>) -> Vec<SocketAddr> {
-    written.get().map_or_else(|| vec![listeners::LISTEN], |list| list.value.iter().map(|at| at.value).collect())
+/// One loopback address of the proxy if its key is absent.
+fn listen(file: &ConfigFile, reports: &Reports<'_>) -> (Vec<SocketAddr>, Vec<SocketAddr>, Vec<SocketAddr>) {
+    let plain = |list: &Spanned<Vec<Spanned<SocketAddr>>>| list.value.iter().map(|at| at.value).collect();
+    let proxy = file.listen.proxy.get().map_or_else(|| vec![listeners::LISTEN], plain);
+    let transparent = listeners::check(file, reports);
+    let all = proxy.iter().chain(&transparent).copied().collect();
+    (proxy, transparent, all)
 }
 
 /// Bounds for connections of callers; reports a bound per address above that of all.
@@ -241,7 +245,8 @@ fn check_open(file: &ConfigFile, exposure: Exposure, reports: &Reports<'_>) {
     if exposure == Exposure::Loopback || !file.access.allow_from.is_absent() || !file.access.users.is_absent() {
         return;
     }
-    let open = file.listen.proxy.get().and_then(|list| list.value.iter().find(|at| !at.value.ip().is_loopback()));
+    let lists = [&file.listen.proxy, &file.listen.transparent].into_iter().filter_map(Setting::get);
+    let open = lists.flat_map(|list| &list.value).find(|at| !at.value.ip().is_loopback());
     if let Some(at) = open {
         let message = format!("{} can be reached by other machines, without `allow_from` or `users`", at.value);
         let advice = "add [access] with allow_from = [\"10.0.0.0/8\"] (your callers' addresses), or users = \"users\"";

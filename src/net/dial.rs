@@ -161,6 +161,15 @@ impl Dialer {
         Ok(self.allowed(interleave_families(&found), endpoint.reach)?.into())
     }
 
+    /// True if `address` is among those of the endpoint's host, whether it may be dialled or not.
+    ///
+    /// # Errors
+    /// `Dns`, `DnsTimeout` or `Exhausted`.
+    pub async fn leads_to(&self, endpoint: Endpoint<'_>, address: IpAddr, within: Duration) -> Result<bool, Error> {
+        let found = timeout(within, self.resolve(endpoint)).await.map_err(|_elapsed| Error::DnsTimeout)??;
+        Ok(found.iter().any(|found| found.ip().to_canonical() == address))
+    }
+
     /// Resolves the host of an endpoint, unless it is an address.
     async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
         let Endpoint { host, port, reach, caller, .. } = endpoint;
@@ -277,7 +286,7 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
 /// True if an address is one of this machine: then the kernel's choice of a source address is the
 /// address itself. Nothing is sent. (A trial `bind` would not do: with `ip_nonlocal_bind` it
 /// succeeds everywhere.)
-fn is_local(ip: IpAddr) -> bool {
+pub fn is_local(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
         socket.connect((ip, 1))?;

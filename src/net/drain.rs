@@ -5,7 +5,6 @@
 //! [`Drain::start_lame_duck`]: another process accepts new connections; those that are open here close after their next
 //! request.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +12,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 
+use super::listen::ListenAddress;
 use super::listener_stats::ListenerStats;
 
 /// Shutdown state of the process, with the number of requests and connections that it waits for.
@@ -134,9 +134,9 @@ impl Drain {
         guard
     }
 
-    /// Adds counters for a listener at this address.
-    pub fn add_listener(&self, address: SocketAddr) -> Arc<ListenerStats> {
-        let listener = Arc::new(ListenerStats::new(address));
+    /// Adds counters for a listener.
+    pub fn add_listener(&self, listener: ListenAddress) -> Arc<ListenerStats> {
+        let listener = Arc::new(ListenerStats::new(listener));
         self.shared.listeners().push(Arc::clone(&listener));
         listener
     }

@@ -26,6 +26,23 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// is logged again.
 const ACCEPTS_TO_RECOVER: u32 = 1000;
 
+/// Kind of a listener: the form in which its callers say where they go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListenerKind {
+    /// They speak to the gateway itself: to its proxy, or another service of it.
+    Proxy,
+    /// The kernel has led them here, and they speak to an origin.
+    Transparent,
+}
+
+/// Address to listen on, with the kind of the listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListenAddress {
+    /// Address; port 0 is any.
+    pub address: SocketAddr,
+    pub kind: ListenerKind,
+}
+
 /// A listening socket.
 pub struct Listener {
     /// Non-blocking socket, registered with the runtime that created the listener.
@@ -92,6 +109,16 @@ impl Listener {
     /// such as idle connections.
     pub fn set_on_exhausted(&mut self, on_exhausted: impl Fn() + Send + 'static) {
         self.on_exhausted = Some(Box::new(on_exhausted));
+    }
+
+    /// Lets the listener take connections to any address (`IP_TRANSPARENT`), which TPROXY leads to it.
+    /// The option holds for both families.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_NET_ADMIN`: connections that are led here by REDIRECT or DNAT need no such
+    /// option.
+    pub fn accept_any_destination(&self) -> io::Result<()> {
+        SockRef::from(self.socket.get_ref()).set_ip_transparent_v4(true)
     }
 
     /// Address of the listener, with the port that the system chose if it was bound to port 0.

@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use super::listen::{ListenAddress, ListenerKind};
+
 /// Counters of one listener. They live until it is closed and its last connection has ended.
 ///
 /// Shared by the listener, the guards of its connections, and the metrics.
@@ -13,6 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub struct ListenerStats {
     /// Address of the listener, with its port.
     pub address: SocketAddr,
+    /// Kind of the listener.
+    pub kind: ListenerKind,
     /// True once the listener accepts no more.
     closed: AtomicBool,
     /// Open connections.
@@ -39,9 +43,10 @@ pub enum ConnRejectReason {
 }
 
 impl ListenerStats {
-    pub(super) fn new(address: SocketAddr) -> ListenerStats {
+    pub(super) fn new(listener: ListenAddress) -> ListenerStats {
         ListenerStats {
-            address,
+            address: listener.address,
+            kind: listener.kind,
             closed: AtomicBool::default(),
             active: AtomicUsize::default(),
             accepted: AtomicU64::default(),

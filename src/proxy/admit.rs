@@ -63,7 +63,8 @@ pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result
     }
     if target.form == Form::Authority {
         if let Some(tls) = tls_inside(&session.worker.snapshot, &target.origin) {
-            return Ok(Admission::Intercept(Box::new(InterceptedTunnel { origin: target.origin, admitted, tls })));
+            let (origin, hosts) = (target.origin, session.hosts);
+            return Ok(Admission::Intercept(Box::new(InterceptedTunnel { origin, admitted, tls, hosts })));
         }
         return Ok(Admission::Forward(opaque_plan(session, log, target, admitted)?));
     }

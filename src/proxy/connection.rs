@@ -1,7 +1,7 @@
 //! Connection loop: serves a caller's connection from its first byte to its last, one request after the other.
 //!
-//! Life of a connection: a PROXY header if a balancer sends it, TLS if the listener has it, then
-//! heads and exchanges in turn until one side ends. Unless TLS has agreed on HTTP/2, the first bytes
+//! Life of a connection: a PROXY header if a balancer sends it, TLS if the listener has it (a head that
+//! stands for the connection, if the kernel has led it here), then heads and exchanges in turn until one side ends. Unless TLS has agreed on HTTP/2, the first bytes
 //! decide: the preface `PRI * HTTP/2.0` begins HTTP/2, the byte 5 begins SOCKS5, anything else is
 //! HTTP/1. Pipelined requests
 //! wait in the read buffer; one exchange runs at a time.
@@ -22,12 +22,14 @@ use super::intercept;
 use super::local_response::refuse_bytes;
 use super::outcome::Outcome;
 use super::refusal::Refusal;
-use super::session::{Protocol, Session};
+use super::session::{Protocol, Session, TunnelEntry};
 use super::worker::Worker;
-use super::{balancers, exchange, http2, socks5, tunnel};
+use super::{balancers, exchange, http2, socks5, transparent, tunnel};
 use crate::net::connection_limit::ConnToken;
 use crate::net::drain::ShutdownWatch;
+use crate::net::listen::ListenerKind;
 use crate::net::listener_stats::ListenerStats;
+use crate::net::original_destination::original_destination;
 use crate::tls::accept::FIRST_BYTE;
 use crate::wire::head::may_be_complete;
 use crate::wire::http2::PREFACE;
@@ -81,6 +83,10 @@ impl ConnectionServer {
     ) {
         let ConnectionServer { session, shutdown, admission } = self;
         session.worker.refresh();
+        let destination = match listener.kind {
+            ListenerKind::Proxy => None,
+            ListenerKind::Transparent => original_destination(&stream, listener.address).ok().flatten(),
+        };
         session.attach(stream, peer);
         session.deadline.set(session.worker.snapshot.timeouts.head);
         let is_admitted = token.is_identified() || {
@@ -89,7 +95,14 @@ impl ConnectionServer {
         };
         if is_admitted {
             session.loopback = listener.address.ip().is_loopback() && session.peer.ip().is_loopback();
-            if let Some(protocol) = begin(session).await {
+            let protocol = match listener.kind {
+                ListenerKind::Proxy => begin(session).await,
+                ListenerKind::Transparent => {
+                    let prepared = Box::pin(transparent::receive(session, destination)).await;
+                    prepared.then_some(Protocol::Http1)
+                }
+            };
+            if let Some(protocol) = protocol {
                 serve(session, protocol, shutdown).await;
             }
         }
@@ -128,7 +141,8 @@ async fn serve(session: &mut Session, mut protocol: Protocol, shutdown: &mut Shu
         if protocol == Protocol::Http2 {
             return Box::pin(http2::serve(session, shutdown, serve_boxed)).await;
         }
-        match next(session, shutdown).await {
+        let prepared = is_first && matches!(session.entry, TunnelEntry::Redirected(_));
+        match if prepared { Next::Request } else { next(session, shutdown).await } {
             Next::End => return close_idle(session),
             Next::Http2 if is_first => {
                 protocol = Protocol::Http2;

@@ -15,15 +15,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::access::Admitted;
 use super::claims::Claims;
 use super::plan::Plan;
-use super::session::{InterceptedTunnel, TlsInside};
+use super::session::{HostRule, InterceptedTunnel, TlsInside};
 use super::snapshot::ConfigSnapshot;
-use super::target::{Form, Origin, PlainVersion, Scheme, Target};
+use super::target::{Origin, Scheme, Target};
 use super::tunnel_warnings::TunnelDenial;
 use super::upstream::{Upstream, Way};
 use crate::locker::Claim;
@@ -130,7 +129,7 @@ impl HelloGuard {
         // Requests may use the tunnel that is there, although others to this origin go in absolute form.
         let way = if let Way::Tunnel(rule) = way { Way::Forward(rule) } else { way };
         let upstream = Upstream { origin: origin.clone(), reach: admitted.reach, way };
-        (InterceptedTunnel { origin, admitted, tls: TlsInside::Opaque }, upstream)
+        (InterceptedTunnel { origin, admitted, tls: TlsInside::Opaque, hosts: HostRule::Checked }, upstream)
     }
 
     /// Ready when the first bytes have been checked; until then they stay in `conn`.
@@ -198,8 +197,7 @@ impl HelloGuard {
         }
         let GuardContext { snapshot, head, peer } = context;
         let origin = Origin { host: name.as_str().into(), ..self.origin.clone() };
-        let (plain, form) = (PlainVersion::Http1, Form::Authority);
-        let target = Target { origin, plain, form, prefix: Arc::default(), rest: 0..0, locations: None };
+        let target = Target::tunnel_to(origin);
         let named = snapshot.named_hosts.look_up(&target);
         let why = if snapshot.intercepts(&target.origin) {
             "[tls] intercept intercepts its tunnels"

@@ -16,7 +16,8 @@ use super::problem::{self, PutField};
 use super::refusal::Refusal;
 use super::request_log::{BodyRead, RequestLog};
 use super::serialize::{LocalResponse, buffer_local};
-use super::session::{Session, TunnelEntry};
+use super::session::{FirstProtocol, Session, TunnelEntry};
+use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::socks5_server::Reply;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, Version, framing};
 
@@ -29,15 +30,19 @@ const MAX_DROPPED: u64 = 64 * 1024;
 /// Steps: discards an unsent response of the origin, decides whether the connection can be kept,
 /// writes the response, flushes it, and drops the rest of the request's body.
 ///
-/// A client of SOCKS5 gets a reply in its form, and its connection ends. Returns `Abort` if part of
+/// A client of SOCKS5 gets a reply in its form, and a redirected caller what it expects of its origin:
+/// its connection ends. Returns `Abort` if part of
 /// another response has left already: bytes of a second one would be read as its content.
 pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal: &Refusal) -> Outcome {
     log.refused(refusal);
-    if session.entry == TunnelEntry::Socks5 {
-        session.conn.out().extend_from_slice(&Reply::from(refusal).bytes());
-        log.bytes_out += session.conn.pending() as u64;
-        flush(session).await;
-        return Outcome::Close;
+    match session.entry {
+        TunnelEntry::Http | TunnelEntry::Redirected(FirstProtocol::Http) => {}
+        TunnelEntry::Socks5 => return refuse_with(session, log, &Reply::from(refusal).bytes()).await,
+        // A failure of the origin looks like one: the connection breaks.
+        TunnelEntry::Redirected(FirstProtocol::Tls) if refusal.refused_by() != "origin" => {
+            return refuse_with(session, log, &ACCESS_DENIED).await;
+        }
+        TunnelEntry::Redirected(FirstProtocol::Tls | FirstProtocol::Other) => return Outcome::Abort,
     }
     if session.conn.is_partly_sent() {
         return Outcome::Abort;
@@ -51,7 +56,7 @@ pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal:
         BodyRead::Partly => None,
         BodyRead::All => Some(0),
     };
-    let close = refusal.closes() || rest.is_none() || !may_keep(session);
+    let close = refusal.closes() || session.entry != TunnelEntry::Http || rest.is_none() || !may_keep(session);
     let persistence = match (close, head.version()) {
         (true, _) => Persistence::Close,
         (false, Version::Http10) => Persistence::KeepAlive,
@@ -64,6 +69,14 @@ pub(super) async fn refuse(session: &mut Session, log: &mut RequestLog, refusal:
     } else {
         Outcome::Close
     }
+}
+
+/// Responds with these bytes in place of a response of HTTP.
+async fn refuse_with(session: &mut Session, log: &mut RequestLog, bytes: &[u8]) -> Outcome {
+    session.conn.out().extend_from_slice(bytes);
+    log.bytes_out += bytes.len() as u64;
+    flush(session).await;
+    Outcome::Close
 }
 
 /// Responds to bytes that are no request, and logs that; the connection ends after it.
@@ -116,13 +129,15 @@ pub(super) async fn respond(
 }
 
 /// Responds to a CONNECT that its tunnel is established (RFC 9110 §9.3.6: no length, no coding), or to a client of
-/// SOCKS5. For an intercepted tunnel the state of the origin is not known yet: the responses inside report it.
+/// SOCKS5; a redirected caller expects no response. For an intercepted tunnel the state of the origin is not known yet: the responses inside report it.
 ///
 /// Bytes that follow on the connection are no SOCKS5.
 pub(super) fn establish(session: &mut Session, log: &mut RequestLog) {
     log.status = 200;
-    if std::mem::take(&mut session.entry) == TunnelEntry::Socks5 {
-        return session.conn.out().extend_from_slice(&Reply::Succeeded.bytes());
+    match std::mem::take(&mut session.entry) {
+        TunnelEntry::Http => {}
+        TunnelEntry::Socks5 => return session.conn.out().extend_from_slice(&Reply::Succeeded.bytes()),
+        TunnelEntry::Redirected(_) => return,
     }
     let reason = "Connection established";
     let response = LocalResponse { status: 200, reason, fields: &|_| {}, connection: None, body: b"" };

@@ -10,11 +10,11 @@
 //! | log | [`access_log`] · `hang_ups` `refusal_tally` [`histogram`] [`host_metrics`] [`parent_status`] [`metrics`] · [`trace`] `tunnel_warnings` |
 //! | configuration | `upstream` [`parent`] `ask_defaults` `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `h2_pool` `idle_timeout` `send` (the only door out) `idle_conns` `parent_idle` `pool` `pinned` |
-//! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `outcome` |
+//! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `claimed_host` `outcome` |
 //! | writing | `trailers` `body` `serialize` `resend` `local_response` `checkout` (a connection for one request) |
 //! | steps | `admit` (target, access, framing) · `permit_request` and `wait` (ask, wait, ask again), `bare_permit` and `program_ask` (the same without a request) · `attempt` and `read_response` (write, read the head, retry) · `forward_response` · `first_admission`, `local_request`, `capabilities` and `acquire` (answered here) |
 //! | way | `exchange`: these steps, and nothing else |
-//! | top | `tunnel` `intercept` `http2` `conn_admission` `socks5` `connection` |
+//! | top | `tunnel` `intercept` `http2` `conn_admission` `socks5` `transparent` `connection` |
 //!
 //! The limiter decides, not this module: without a permit from the gate no byte leaves for an
 //! origin.
@@ -31,6 +31,7 @@ mod blocked_ports;
 mod body;
 pub mod capabilities;
 mod checkout;
+mod claimed_host;
 pub mod claims;
 mod conn_admission;
 mod connection;
@@ -100,6 +101,7 @@ pub mod task_pool;
 pub mod timeouts;
 pub mod trace;
 mod trailers;
+mod transparent;
 mod tunnel;
 mod tunnel_warnings;
 mod upstream;
@@ -113,7 +115,7 @@ pub use self::ask_defaults::AskDefaults;
 pub use self::conn_admission::ConnAdmission;
 pub use self::connection::ConnectionServer;
 pub use self::problem::Problem;
-pub use self::settings::{PoolSettings, Settings};
+pub use self::settings::{HostMismatch, PoolSettings, Settings};
 pub use self::snapshot::{Error, PreparedSnapshot, Shared};
 pub use self::timeouts::Timeouts;
 pub use self::worker::{CurrentSnapshot, Worker};

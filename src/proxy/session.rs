@@ -1,5 +1,6 @@
 //! Session: a caller's connection, or HTTP/2 stream, with the request that it carries at the moment.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use super::access::{Admitted, RequestSource};
 use super::deadline::Deadline;
 use super::first_admission::FirstAdmission;
 use super::pinned::Pinned;
+use super::refusal::Refusal;
 use super::target::{Ingress, Origin};
 use super::worker::Worker;
 use crate::wire::{Conn, RequestHead, ResponseHead, Stream};
@@ -48,6 +50,8 @@ pub(super) struct Session {
     pub(super) within: Option<Arc<InterceptedTunnel>>,
     /// Way by which the request that was read last asks for a tunnel.
     pub(super) entry: TunnelEntry,
+    /// Treatment of hosts in the tunnel that is asked for.
+    pub(super) hosts: HostRule,
     /// True after the first request since the connection was accepted. Until then the deadline is that of the first
     /// head, TLS handshake included, and stays: a connection that sends nothing is not idle but unwanted.
     pub(super) has_read_request: bool,
@@ -67,6 +71,8 @@ pub(super) struct InterceptedTunnel {
     pub(super) admitted: Admitted,
     /// Treatment of TLS inside.
     pub(super) tls: TlsInside,
+    /// Treatment of hosts in requests.
+    pub(super) hosts: HostRule,
 }
 
 /// Treatment of TLS, and of other protocols than HTTP, in a tunnel whose first bytes are read before
@@ -91,6 +97,28 @@ pub(super) enum TunnelEntry {
     Http,
     /// SOCKS5: the head in the session is one that stands for its request.
     Socks5,
+    /// None: the caller believes that it speaks to the origin, in this protocol. The head in the session
+    /// is one that stands for its connection.
+    Redirected(FirstProtocol),
+}
+
+/// Protocol of a redirected connection, by its first bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FirstProtocol {
+    Tls,
+    Http,
+    /// Another one, or not known: the server speaks first.
+    Other,
+}
+
+/// Treatment of hosts that requests in a tunnel name.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum HostRule {
+    /// Another one than that of the tunnel is refused.
+    #[default]
+    Checked,
+    /// That of the tunnel takes their place.
+    Ignored,
 }
 
 /// Protocol spoken on a connection from now on.
@@ -118,6 +146,7 @@ impl Session {
             loopback: false,
             within: None,
             entry: TunnelEntry::Http,
+            hosts: HostRule::Checked,
             has_read_request: true,
             first_admission: None,
             pinned: Pinned::default(),
@@ -130,7 +159,7 @@ impl Session {
         self.conn = Conn::new(Stream::accepted(stream));
         self.pinned.reset();
         (self.secure, self.within, self.has_read_request) = (false, None, false);
-        self.entry = TunnelEntry::Http;
+        (self.entry, self.hosts) = (TunnelEntry::Http, HostRule::Checked);
     }
 
     /// Sets the address that the connection comes from.
@@ -165,8 +194,34 @@ impl Session {
 
     /// Way by which its requests arrive.
     pub(super) fn ingress(&self) -> Ingress<'_> {
-        let within = self.within.as_deref().map(|within| &within.origin);
-        Ingress { secure: self.secure, loopback: self.loopback, within }
+        let (secure, loopback) = (self.secure, self.loopback);
+        let Some(within) = self.within.as_deref() else { return Ingress { secure, loopback, ..Ingress::default() } };
+        Ingress { secure, loopback, within: Some(&within.origin), any_host: within.hosts == HostRule::Ignored }
+    }
+
+    /// Puts the head of a CONNECT into the session, for a caller that has asked for a tunnel in another
+    /// way. `credentials`: a value of Proxy-Authorization.
+    ///
+    /// # Errors
+    /// 400 if the host is none that can stand in a head.
+    pub(super) fn put_connect(
+        &mut self,
+        authority: fmt::Arguments<'_>,
+        credentials: Option<&str>,
+        entry: TunnelEntry,
+    ) -> Result<(), Refusal> {
+        let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+        if let Some(credentials) = credentials {
+            head.push_str(&format!("Proxy-Authorization: {credentials}\r\n"));
+        }
+        head.push_str("\r\n");
+        match self.head.read(head.as_bytes()) {
+            Ok(Some(length)) if length == head.len() => {
+                (self.has_read_request, self.entry) = (true, entry);
+                Ok(())
+            }
+            Ok(_) | Err(_) => Err(Refusal::BadTarget("the host cannot stand in the head of a request")),
+        }
     }
 
     /// Runs `work` unless the caller hangs up first; returns `None` then.

@@ -55,10 +55,22 @@ pub struct Settings {
     pub via_to_origins: bool,
     /// Defaults of asks over other protocols than HTTP; `None`: no listener takes any.
     pub asks: Option<AskDefaults>,
+    /// Treatment of redirected callers whose host does not have the address that they have connected to.
+    pub mismatch: HostMismatch,
     /// Addresses that the gateway listens on.
     pub own: Vec<SocketAddr>,
     /// Warnings about settings that have less effect than they seem to.
     pub warnings: warning::Warnings,
+}
+
+/// Treatment of a redirected connection whose first bytes name a host that does not have its address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HostMismatch {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is counted, and forwarded, by its address alone.
+    Address,
 }
 
 impl Settings {

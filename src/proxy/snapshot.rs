@@ -25,7 +25,7 @@ use super::pattern::HostPattern;
 use super::pushback::pause_log::PauseLog;
 use super::refusal::Refusal;
 use super::reused::Reused;
-use super::settings::{PoolSettings, Settings};
+use super::settings::{HostMismatch, PoolSettings, Settings};
 use super::target::{Origin, Targets};
 use super::timeouts::{TimeoutTable, Timeouts};
 use super::trace;
@@ -100,6 +100,8 @@ pub struct PreparedSnapshot {
     pub(super) tls: Reused<verify::Settings, Connector>,
     pub(super) tracer: Option<Reused<trace::Settings, trace::Tracer>>,
     pub(super) pool: PoolSettings,
+    /// See [`Settings::mismatch`].
+    pub(super) mismatch: HostMismatch,
     /// See [`Settings::via_to_origins`].
     pub(super) via_to_origins: bool,
     /// See [`Settings::asks`].
@@ -211,6 +213,7 @@ impl PreparedSnapshot {
             tls: Reused::reuse_or_make(before.map(|before| &before.tls), settings.tls, tls)?,
             tracer: tracer.transpose()?,
             pool: settings.pool,
+            mismatch: settings.mismatch,
             via_to_origins: settings.via_to_origins,
             asks: settings.asks,
             pauses: before.map(|before| Arc::clone(&before.pauses)).unwrap_or_default(),

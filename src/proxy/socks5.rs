@@ -107,20 +107,8 @@ async fn log_in(session: &mut Session) -> Result<String, HandshakeEnd> {
 
 /// Puts the head of the CONNECT into the session that the request stands for.
 fn begin_request(session: &mut Session, request: &SocksRequest, credentials: Option<&str>) -> Result<(), HandshakeEnd> {
-    let authority = format!("{}:{}", request.host, request.port);
-    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
-    if let Some(credentials) = credentials {
-        head.push_str(&format!("Proxy-Authorization: {credentials}\r\n"));
-    }
-    head.push_str("\r\n");
-    match session.head.read(head.as_bytes()) {
-        Ok(Some(_)) => {
-            (session.has_read_request, session.entry) = (true, TunnelEntry::Socks5);
-            Ok(())
-        }
-        // Hosts and credentials are made of characters that a head may have.
-        Ok(None) | Err(_) => Err(general_failure(Refusal::BadTarget("the host cannot be written into a head"))),
-    }
+    let put = session.put_connect(format_args!("{}:{}", request.host, request.port), credentials, TunnelEntry::Socks5);
+    put.map_err(general_failure)
 }
 
 /// Reads one message, and sends the answer to the one before meanwhile.

@@ -37,6 +37,8 @@ pub struct Ingress<'a> {
     pub loopback: bool,
     /// Origin of the intercepted tunnel in which it came.
     pub within: Option<&'a Origin>,
+    /// True if the origin of the tunnel takes the place of each host that a request in it names.
+    pub any_host: bool,
 }
 
 impl Ingress<'_> {
@@ -77,6 +79,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// Target of a tunnel.
+    pub(super) fn tunnel_to(origin: Origin) -> Target {
+        let (plain, form) = (PlainVersion::Http1, Form::Authority);
+        Target { origin, plain, form, prefix: Arc::default(), rest: 0..0, locations: None }
+    }
+
     /// Path and query as the origin receives them; empty for a tunnel.
     pub fn path<'a>(&'a self, head: &'a RequestHead) -> Cow<'a, str> {
         let rest = head.target().get(self.rest.clone()).unwrap_or_default();
@@ -132,7 +140,7 @@ impl Targets {
             ));
         }
         if let Some(origin) = ingress.within {
-            return inside(head, origin);
+            return inside(head, origin, ingress);
         }
         if head.method() == "CONNECT" {
             return tunnel(head);
@@ -250,36 +258,31 @@ fn only_options(head: &RequestHead) -> Result<(), Refusal> {
 
 /// Target of a request in an intercepted tunnel: every host that it names must be the tunnel's, or one host could be
 /// reached in the name of another (RFC 9110 §7.4).
-fn inside(head: &RequestHead, origin: &Origin) -> Result<Target, Refusal> {
+fn inside(head: &RequestHead, origin: &Origin, ingress: &Ingress<'_>) -> Result<Target, Refusal> {
     let target = head.target();
     if head.method() == "CONNECT" {
         return Err(Refusal::BadTarget("a tunnel in which requests are read cannot contain another tunnel"));
     }
     if !target.starts_with('/') && target != "*" {
         let found = absolute(head)?;
-        if found.origin != *origin {
+        if found.origin != *origin && !ingress.any_host {
             return Err(Refusal::Misdirected(OTHER_THAN_CONNECT));
         }
         // A caller with prior knowledge of HTTP/2 has it of the origin: it knows of no gateway here.
         let knows_h2c = head.version() == Version::Http2 && origin.scheme == Scheme::Http;
-        return Ok(Target { plain: if knows_h2c { PlainVersion::H2c } else { PlainVersion::Http1 }, ..found });
+        let plain = if knows_h2c { PlainVersion::H2c } else { PlainVersion::Http1 };
+        return Ok(Target { origin: origin.clone(), plain, ..found });
     }
     if target == "*" {
         only_options(head)?;
     }
     if let Some(host) = check_host(head, None)?
-        && !(host.host() == *origin.host && host.port.unwrap_or(origin.scheme.default_port()) == origin.port)
+        && !(ingress.any_host
+            || host.host() == *origin.host && host.port.unwrap_or(origin.scheme.default_port()) == origin.port)
     {
         return Err(Refusal::Misdirected(OTHER_THAN_CONNECT));
     }
-    Ok(Target {
-        origin: origin.clone(),
-        plain: PlainVersion::Http1,
-        form: Form::Absolute,
-        prefix: Arc::default(),
-        rest: 0..target.len(),
-        locations: None,
-    })
+    Ok(Target { form: Form::Absolute, rest: 0..target.len(), ..Target::tunnel_to(origin.clone()) })
 }
 
 /// Target of a CONNECT.
@@ -292,15 +295,7 @@ fn tunnel(head: &RequestHead) -> Result<Target, Refusal> {
     let authority = Authority::read(target).map_err(refused)?;
     let port = authority.port.ok_or(Refusal::BadTarget("CONNECT needs a port: CONNECT api.example:443"))?;
     // The protocol inside a tunnel is unknown; the gateway dials a plain TCP connection.
-    let origin = Origin { scheme: Scheme::Http, host: authority.shared_host(), port };
-    Ok(Target {
-        origin,
-        plain: PlainVersion::Http1,
-        form: Form::Authority,
-        prefix: Arc::default(),
-        rest: target.len()..target.len(),
-        locations: None,
-    })
+    Ok(Target::tunnel_to(Origin { scheme: Scheme::Http, host: authority.shared_host(), port }))
 }
 
 /// Target in absolute form.

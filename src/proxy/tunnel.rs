@@ -19,7 +19,7 @@ use super::claims::Claims;
 use super::first_bytes::{FirstBytes, GuardContext, HelloGuard};
 use super::outcome::Tunnel;
 use super::request_log::RequestLog;
-use super::session::{Protocol, Session};
+use super::session::{InterceptedTunnel, Protocol, Session};
 use super::tunnel_warnings::TunnelDenial;
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
@@ -96,7 +96,7 @@ async fn enter(session: &mut Session, tunnel: Tunnel, guard: HelloGuard, mut log
     }
     log.carries_http();
     log.finish(session);
-    session.within = Some(Arc::new(within));
+    session.within = Some(Arc::new(InterceptedTunnel { hosts: session.hosts, ..within }));
     // Bytes that came with the CONNECT are answered at once, and a refusal would take the place of the 200.
     session.deadline.set(session.worker.snapshot.timeouts.head);
     session.deadline.run(session.conn.flush()).await?.ok()?;

@@ -41,7 +41,7 @@ use self::fault_log::{FaultKind, FaultLog};
 use self::peer_conn::PeerConn;
 use crate::net::connection_limit::ConnToken;
 use crate::net::drain::ConnGuard;
-use crate::net::listen::{BACKLOG, Listener};
+use crate::net::listen::{BACKLOG, ListenAddress, Listener, ListenerKind};
 use crate::net::listener_stats::{ConnRejectReason, ListenerStats};
 use crate::proxy::program_ask::ProgramPeer;
 use crate::proxy::{CurrentSnapshot, Shared};
@@ -105,7 +105,8 @@ pub fn open(
         };
         // The receiver is gone only if the start was given up.
         ready.send(Ok(())).ok();
-        let stats = shared.drain.add_listener(listener.local_addr());
+        let stats =
+            shared.drain.add_listener(ListenAddress { address: listener.local_addr(), kind: ListenerKind::Proxy });
         let accept = AcceptLoop { listener, stats, shared, current, faults: Rc::default() };
         runtime.block_on(accept.run(phases));
         guard.disarm();

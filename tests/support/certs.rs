@@ -64,6 +64,11 @@ impl Authority {
     pub(crate) fn issue(&self, fault: Fault) -> Issued {
         let names: &[&str] =
             if fault == Fault::OtherName { &["other.example"] } else { &["localhost", "127.0.0.1", "::1"] };
+        self.issue_for(names, fault)
+    }
+
+    /// A certificate for these names, or with something else wrong.
+    fn issue_for(&self, names: &[&str], fault: Fault) -> Issued {
         let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
             .expect("these names are good names");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -101,6 +106,11 @@ impl Authority {
     /// What an origin presents that speaks HTTP/1.1 and knows nothing of ALPN.
     pub(crate) fn server_config(&self, fault: Fault) -> Arc<ServerConfig> {
         self.issue(fault).server_config(&[])
+    }
+
+    /// The same for an origin that has these names.
+    pub(crate) fn server_config_for(&self, names: &[&str]) -> Arc<ServerConfig> {
+        self.issue_for(names, Fault::None).server_config(&[])
     }
 
     /// What an origin presents that speaks HTTP/2 and HTTP/1.1.

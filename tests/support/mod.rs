@@ -12,6 +12,7 @@ pub(crate) mod gateway;
 pub(crate) mod held_answers;
 pub(crate) mod judge;
 pub(crate) mod middleman;
+pub(crate) mod network;
 pub(crate) mod origin;
 pub(crate) mod origin2;
 mod output;

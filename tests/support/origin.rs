@@ -167,13 +167,32 @@ impl Origin {
         })
     }
 
+    /// At this address, in the namespace of this thread.
+    pub(crate) fn at(
+        address: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
+        script: impl Fn(&Request, &mut Link<'_>) -> Next + Send + Sync + 'static,
+    ) -> Origin {
+        Origin::listen_at(address, tls, Box::new(|_| {}), 4 * PATIENCE, Box::new(script))
+    }
+
     fn listen(
         tls: Option<Arc<ServerConfig>>,
         before_reading: Box<dyn Fn(usize) + Send + Sync>,
         idle: Duration,
         script: Box<Script>,
     ) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        Origin::listen_at(SocketAddr::from(([127, 0, 0, 1], 0)), tls, before_reading, idle, script)
+    }
+
+    fn listen_at(
+        address: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
+        before_reading: Box<dyn Fn(usize) + Send + Sync>,
+        idle: Duration,
+        script: Box<Script>,
+    ) -> Origin {
+        let listener = TcpListener::bind(address).expect("the port is free");
         // Accepted sockets inherit it, so that even the first segment bears the kernel's stamp.
         setsockopt(&listener, ReceiveTimestampns, &true).expect("this kernel stamps what it receives");
         let addr = listener.local_addr().expect("a bound socket has an address");

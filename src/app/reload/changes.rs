@@ -52,6 +52,8 @@ impl OtherChanges {
             (
                 "[listen]",
                 before.listen != after.listen
+                    || before.transparent != after.transparent
+                    || old.mismatch != new.mismatch
                     || old.identity != new.identity
                     || old.balancers != new.balancers
                     || before.connections != after.connections,
