@@ -227,6 +227,31 @@ fn a_client_waits_for_its_slot_and_may_leave_the_queue() {
 }
 
 #[test]
+fn a_client_that_passes_connections_on_is_served_by_the_host_in_their_first_bytes() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&counted(2, "1h", FULL));
+    let four = [&[5, 1, 0, 1, 127, 0, 0, 1][..], &origin.port().to_be_bytes()].concat();
+    let passed_on = |bytes: &str| {
+        let mut caller = gateway.caller();
+        caller.send([&[5, 2, 0x80, 0][..], &four, bytes.as_bytes()].concat());
+        assert_eq!(caller.bytes(12), [&[5, 0][..], &SUCCEEDED].concat(), "its program has connected already");
+        caller
+    };
+    let named = format!("localhost:{}", origin.port());
+    assert_eq!(passed_on(&get(&named, "/named")).answer().text(), "/named");
+    gateway.log_line(&format!("GET http://{named}/named 200 limits=the-limit"));
+    assert_eq!(passed_on(&get(&origin.authority(), "/address")).answer().text(), "/address");
+    check_ours(&passed_on(&get(&named, "/more")).answer(), 429, "http_request_error");
+    let other = format!("no-such-host.invalid:{}", origin.port());
+    check_ours(&passed_on(&get(&other, "/")).answer(), 502, "dns_error");
+    // Names need no proof: the client has been told them.
+    let mut named_client = gateway.caller();
+    named_client.send([&[5, 2, 0x80, 0][..], &by_name(&named)].concat());
+    assert_eq!(named_client.bytes(12), [&[5, 0][..], &SUCCEEDED].concat());
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
 fn curl_and_python_call_by_socks5() {
     let stage = Programs::new(UNLIMITED);
     let proxy = format!("socks5h://{}", stage.gateway.addr);

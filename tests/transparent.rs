@@ -53,7 +53,7 @@ impl Stage {
     fn listening(dir: Dir, listen: &str, toml: &str) -> Stage {
         let row = Row::new();
         let hosts = dir.write("hosts", HOSTS);
-        let access = if toml.contains("[access]") { "" } else { "[access]\nconnect_ports = [443, 9000]\n" };
+        let access = if toml.contains("[access]") { "" } else { "[access]\nconnect_ports = [443, 3306, 9000]\n" };
         let from = "allow_from = [\"127.0.0.1\", \"::1\", \"10.77.1.0/24\", \"fd77:1::/64\"]\nallow_addresses = [\"10.77.2.0/24\"]\n";
         let toml = format!("{toml}{access}").replace("[access]\n", &format!("[access]\n{from}"));
         dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:8080\"\n{listen}\n\n{toml}"));
@@ -198,7 +198,7 @@ fn a_host_that_does_not_have_the_address_may_be_counted_as_the_address() {
 #[test]
 fn other_protocols_are_counted_by_the_address_and_their_server_may_speak_first() {
     let stage = Stage::new(&named(2, FULL));
-    let listener = stage.row.origin.run(|| TcpListener::bind("0.0.0.0:9000").unwrap());
+    let listener = stage.row.origin.run(|| TcpListener::bind("0.0.0.0:3306").unwrap());
     let greeting = thread(move || {
         for _ in 0..2 {
             let mut link = listener.accept().unwrap().0;
@@ -207,20 +207,21 @@ fn other_protocols_are_counted_by_the_address_and_their_server_may_speak_first()
         }
     });
     for _ in 0..2 {
-        let mut caller = stage.caller_to(9000);
+        let mut caller = stage.caller_to(3306);
         assert_eq!(caller.bytes(11), b"220 hello\r\n");
         caller.send("QUIT\r\n");
     }
     greeting.join().unwrap();
-    stage.gateway.log_line("CONNECT 10.77.2.2:9000 200");
-    stage.caller_to(9000).expect_end();
-    stage.gateway.log_line("CONNECT 10.77.2.2:9000 429");
+    stage.gateway.log_line("CONNECT 10.77.2.2:3306 200");
+    stage.caller_to(3306).expect_end();
+    stage.gateway.log_line("CONNECT 10.77.2.2:3306 429");
 }
 
 #[test]
 fn an_origin_that_refuses_breaks_the_connection_as_it_would_without_a_gateway() {
     let stage = Stage::new(UNLIMITED);
     let mut caller = stage.caller_to(9000);
+    caller.send("neither\r\n");
     caller.expect_end();
     stage.gateway.log_line("connection_refused");
     let mut web = stage.caller_to(80);

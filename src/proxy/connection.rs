@@ -98,7 +98,7 @@ impl ConnectionServer {
             let protocol = match listener.kind {
                 ListenerKind::Proxy => begin(session).await,
                 ListenerKind::Transparent => {
-                    let prepared = Box::pin(transparent::receive(session, destination)).await;
+                    let prepared = Box::pin(transparent::receive(session, destination, None)).await;
                     prepared.then_some(Protocol::Http1)
                 }
             };

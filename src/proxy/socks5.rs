@@ -9,6 +9,7 @@
 //! its request, and with the CONNECT, which finds them in the cache.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::task::Poll;
 
 use base64::Engine;
@@ -17,8 +18,9 @@ use base64::engine::general_purpose::STANDARD;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{Session, TunnelEntry};
+use super::transparent;
 use crate::wire::socks5_server::{
-    AuthMethod, Greeting, Login, Reply, SocksRequest, Unusable, read_greeting, read_login, read_request,
+    AuthMethod, Greeting, Login, Reply, Unusable, read_greeting, read_login, read_request,
 };
 
 /// Reason for which a handshake has not led to a request.
@@ -29,15 +31,27 @@ enum HandshakeEnd {
     Refused(Refusal, Vec<u8>),
 }
 
+/// Result of a handshake.
+enum ClientWish {
+    /// The head of a CONNECT is in the session.
+    Request,
+    /// The connection is one that a program has made to this address, passed on with these credentials.
+    PassedOn(SocketAddr, Option<String>),
+}
+
 /// Reads the handshake of a client whose first byte is in the session. True: the head of a CONNECT is
 /// in the session, for the next exchange. False: the connection has ended, with a line in the access
 /// log if the client was refused.
 ///
 /// Time: what is left of the session's deadline, and `[timeouts] head` once more after a password was
-/// verified. Bytes behind the request stay in the session.
+/// verified. Bytes behind the request stay in the session. A client that passes connections on has its
+/// reply before the host is known, as it has connected already.
 pub(super) async fn receive(session: &mut Session) -> bool {
     match shake_hands(session).await {
-        Ok(()) => true,
+        Ok(ClientWish::Request) => true,
+        Ok(ClientWish::PassedOn(destination, credentials)) => {
+            transparent::receive(session, Some(destination), credentials.as_deref()).await
+        }
         Err(HandshakeEnd::Gone) => false,
         Err(HandshakeEnd::Refused(refusal, last)) => {
             refuse(session, &refusal, &last).await;
@@ -47,7 +61,7 @@ pub(super) async fn receive(session: &mut Session) -> bool {
 }
 
 /// The steps of the handshake.
-async fn shake_hands(session: &mut Session) -> Result<(), HandshakeEnd> {
+async fn shake_hands(session: &mut Session) -> Result<ClientWish, HandshakeEnd> {
     let greeting = read_message(session, read_greeting, |greeting| greeting.length).await?;
     let method = choose(session, greeting);
     let credentials = match method {
@@ -61,10 +75,19 @@ async fn shake_hands(session: &mut Session) -> Result<(), HandshakeEnd> {
     let answer = if credentials.is_some() { Login::ACCEPTED } else { method.bytes() };
     session.conn.out().extend_from_slice(&answer);
     let request = read_message(session, read_request, |request| request.length).await?;
+    let passed_on = request.address().filter(|_| greeting.passes_on);
+    if passed_on.is_some() {
+        session.conn.out().extend_from_slice(&Reply::Succeeded.bytes());
+    }
     // The exchange appends its answer, and expects no other bytes before it.
     let Session { conn, deadline, .. } = &mut *session;
     deadline.run(conn.flush()).await.ok_or(HandshakeEnd::Gone)?.map_err(|_| HandshakeEnd::Gone)?;
-    begin_request(session, &request, credentials.as_deref())
+    if let Some(destination) = passed_on {
+        return Ok(ClientWish::PassedOn(destination, credentials));
+    }
+    let to = format_args!("{}:{}", request.host, request.port);
+    let put = session.put_connect(to, credentials.as_deref(), TunnelEntry::Socks5);
+    put.map(|()| ClientWish::Request).map_err(general_failure)
 }
 
 /// Method for a client: a password only if one is needed, or if it offers nothing else.
@@ -103,12 +126,6 @@ async fn log_in(session: &mut Session) -> Result<String, HandshakeEnd> {
     checked.map_err(wrong)?;
     session.deadline.set(session.worker.snapshot.timeouts.head);
     Ok(field)
-}
-
-/// Puts the head of the CONNECT into the session that the request stands for.
-fn begin_request(session: &mut Session, request: &SocksRequest, credentials: Option<&str>) -> Result<(), HandshakeEnd> {
-    let put = session.put_connect(format_args!("{}:{}", request.host, request.port), credentials, TunnelEntry::Socks5);
-    put.map_err(general_failure)
 }
 
 /// Reads one message, and sends the answer to the one before meanwhile.

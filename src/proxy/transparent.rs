@@ -29,6 +29,9 @@ use super::target::{Origin, Scheme, Target};
 use super::tunnel::BEGIN_TIMEOUT;
 use crate::net::dial::{DialStrategy, Endpoint};
 
+/// Ports of protocols in which the server speaks first: FTP, SSH, telnet, mail, news, MySQL, VNC.
+const SERVER_FIRST: [u16; 10] = [21, 22, 23, 25, 110, 119, 143, 587, 3306, 5900];
+
 /// Refusal of a caller that has connected to the listener itself.
 const NOT_REDIRECTED: &str =
     "this port takes connections that the kernel has redirected; [listen] proxy names the port for HTTP_PROXY";
@@ -42,15 +45,15 @@ const NO_HOST: &str = "the host that it names is none";
 /// the session, for the next exchange. False: the connection has ended.
 ///
 /// Bytes that were read stay in the session. `destination`: `None` if the caller has connected to the
-/// listener itself.
-pub(super) async fn receive(session: &mut Session, destination: Option<SocketAddr>) -> bool {
+/// listener itself. `credentials`: a value of Proxy-Authorization.
+pub(super) async fn receive(session: &mut Session, destination: Option<SocketAddr>, credentials: Option<&str>) -> bool {
     let Some(destination) = destination else {
         refuse_bytes(session, &Refusal::Malformed(NOT_REDIRECTED)).await;
         session.linger().await;
         return false;
     };
-    let Some(claim) = read_claim(session).await else { return false };
-    match begin(session, destination, &claim).await {
+    let Some(claim) = read_claim(session, destination.port()).await else { return false };
+    match begin(session, destination, &claim, credentials).await {
         Ok(()) => true,
         Err(refusal) => {
             refuse_claim(session, &refusal).await;
@@ -63,19 +66,24 @@ pub(super) async fn receive(session: &mut Session, destination: Option<SocketAdd
 ///
 /// # Errors
 /// Those of [`check_claim`], unless a claim that does not hold makes it a connection to its address.
-async fn begin(session: &mut Session, destination: SocketAddr, claim: &FirstClaim) -> Result<(), Refusal> {
+async fn begin(
+    session: &mut Session,
+    destination: SocketAddr,
+    claim: &FirstClaim,
+    credentials: Option<&str>,
+) -> Result<(), Refusal> {
     let (address, port) = (destination.ip().to_canonical(), destination.port());
     let entry = TunnelEntry::Redirected(match claim {
         FirstClaim::Tls(_) => FirstProtocol::Tls,
         FirstClaim::Http(_) => FirstProtocol::Http,
         FirstClaim::Other => FirstProtocol::Other,
     });
-    session.put_connect(format_args!("{}", SocketAddr::new(address, port)), None, entry)?;
+    session.put_connect(format_args!("{}", SocketAddr::new(address, port)), credentials, entry)?;
     let goes_by_address = session.worker.snapshot.mismatch == HostMismatch::Address;
     match check_claim(session, claim, address, port).await {
         Ok(Some(host)) => {
             let bracketed = if host.contains(':') { format!("[{host}]") } else { host };
-            session.put_connect(format_args!("{bracketed}:{port}"), None, entry)
+            session.put_connect(format_args!("{bracketed}:{port}"), credentials, entry)
         }
         Err(refusal) if !goes_by_address => Err(refusal),
         // A host that was not checked is told to no origin.
@@ -89,9 +97,10 @@ async fn begin(session: &mut Session, destination: SocketAddr, claim: &FirstClai
 
 /// Reads the first bytes until they tell what they are. `None`: the connection has ended without.
 ///
-/// Time: [`BEGIN_TIMEOUT`] for the first byte and for a request line, after which another protocol is
-/// assumed; `[timeouts] head` for the rest.
-async fn read_claim(session: &mut Session) -> Option<FirstClaim> {
+/// Time: [`BEGIN_TIMEOUT`] for a request line, and for the first byte to one of [`SERVER_FIRST`], after which
+/// another protocol is assumed; `[timeouts] head` for the rest. A client of TLS may connect long before it
+/// begins, as it reads its roots in between: taken for another protocol, it would be counted by its address.
+async fn read_claim(session: &mut Session, port: u16) -> Option<FirstClaim> {
     let head_timeout = session.worker.snapshot.timeouts.head;
     let Session { conn, deadline, head, .. } = session;
     let (mut reader, mut before) = (ClaimReader::default(), None);
@@ -102,7 +111,11 @@ async fn read_claim(session: &mut Session) -> Option<FirstClaim> {
             }
             let stage = reader.stage();
             if before.replace(stage) != Some(stage) {
-                deadline.set(if stage == ClaimStage::Message { head_timeout } else { BEGIN_TIMEOUT });
+                deadline.set(match stage {
+                    ClaimStage::Silent if SERVER_FIRST.contains(&port) => BEGIN_TIMEOUT,
+                    ClaimStage::Line => BEGIN_TIMEOUT,
+                    ClaimStage::Silent | ClaimStage::Message => head_timeout,
+                });
             }
             let is_word = stage == ClaimStage::Line;
             match conn.poll_fill(cx) {

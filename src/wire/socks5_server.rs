@@ -12,7 +12,7 @@
 //!
 //! Commands other than CONNECT are recognised, to be refused.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// First byte of a client's greeting and of its request (RFC 1928 §3). No message of HTTP or TLS
 /// begins with it.
@@ -23,6 +23,13 @@ const PASSWORD_VERSION: u8 = 1;
 
 /// Command that asks for a connection (RFC 1928 §4).
 const CONNECT: u8 = 1;
+
+/// Method that this server never chooses, of those for private use (RFC 1928 §3). A client that offers it
+/// passes on connections of programs, and marks addresses in its requests as those that they have
+/// connected to: which host they are for, their first bytes tell.
+///
+/// Of `exec --all`, to its gateway; other servers pass over it.
+pub const PASSED_ON: u8 = 0x80;
 
 /// Most bytes of a client's message: a name and a password of 255 bytes each.
 #[cfg(any(test, fuzzing))]
@@ -37,6 +44,8 @@ pub struct Greeting {
     pub offers_none: bool,
     /// True if it would send them.
     pub offers_password: bool,
+    /// True if it offers [`PASSED_ON`].
+    pub passes_on: bool,
 }
 
 /// Way of telling the caller, chosen by the server (RFC 1928 §3).
@@ -122,6 +131,14 @@ impl Login {
     pub const REFUSED: [u8; 2] = [PASSWORD_VERSION, 1];
 }
 
+impl SocksRequest {
+    /// Address and port, if the host is no name.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
 impl Reply {
     /// The message. The bound address in it is left empty: the gateway's own address is of no use to a
     /// client, and clients ignore it after CONNECT.
@@ -138,7 +155,8 @@ impl Reply {
 pub fn read_greeting(bytes: &[u8]) -> Result<Option<Greeting>, Unusable> {
     check_version(bytes, VERSION, "the greeting has another version than 5")?;
     let Some((methods, length)) = counted(bytes, 1) else { return Ok(None) };
-    Ok(Some(Greeting { length, offers_none: methods.contains(&0), offers_password: methods.contains(&2) }))
+    let offers = |method| methods.contains(&method);
+    Ok(Some(Greeting { length, offers_none: offers(0), offers_password: offers(2), passes_on: offers(PASSED_ON) }))
 }
 
 /// Reads name and password; `None`: more bytes are needed.
