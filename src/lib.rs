@@ -11,7 +11,7 @@
 //! | layer | modules | what they do | what they may not know |
 //! |---|---|---|---|
 //! | 8 | `main` `fuzzing` | arguments in, exit code out · table of the fuzz targets, in tests and fuzzers only | |
-//! | 7 | [`cli`] | commands: run, init, check, demo, exec, env, top, ca, user, service, completions, man | |
+//! | 7 | [`cli`] | commands: run, init, check, demo, exec, env, nft, top, ca, user, service, completions, man | |
 //! | 6 | [`app`] | builds everything from settings: workers, listeners, signals, reload, upgrade, drain | |
 //! | 5 | [`admin`], [`locks`], [`zmq`], [`log`] | admin API, metrics, dashboard · lock service · asks over ZeroMQ · logging set-up | TOML |
 //! | 4 | [`config`], [`http_admin`] | reads `proxy.toml`, and reports every mistake with its place · HTTP server of admin and locks: connection cap, password and cross-site checks | how anything runs (`config`) |

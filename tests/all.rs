@@ -18,6 +18,7 @@ mod cross_site; // web pages of other sites reach nothing here
 mod ending; // drain, signals, nothing left to give
 mod env; // what a shell is told
 mod exec; // programs under exec, and their gateway
+mod exec_all; // programs under exec --all: whatever they do, the gateway counts them
 mod fairness; // one caller keeps no other out
 mod faults; // what goes wrong stays visible and disturbs nobody else
 mod fleet; // many processes, one limit, judged at the origin's door

@@ -103,7 +103,7 @@ fn axios_is_sent_to_a_gateway_that_is_not_on_loopback_once() {
         + &counted(1000, "1s", "")
         + &opens(&[&secure.name()], &[secure.port(), closed.port()], &before.trust);
     let trust = before.trust.clone();
-    let yard = Yard { stage: before.gateway_with(&toml), plain, secure, closed, trust };
+    let yard = Yard { stage: before.gateway_with(&toml), plain, secure, closed, trust, options: &[] };
     for base in [yard.plain_base(), yard.secure.url(""), yard.closed.url("")] {
         let command = node(pinned_node(), "library.mjs", &["axios", &format!("{base}/a")]);
         assert_eq!(yard.prints(&command).trim(), "200 /a", "{base}");

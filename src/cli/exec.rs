@@ -10,9 +10,12 @@
 //! configuration; differences that matter are printed, or end exec (`mismatch`). A process beside the
 //! program says at its end if no request came to the gateway (`watcher`).
 //!
+//! With `--all` the program runs in a network namespace that leads to the gateway alone (`all`).
+//!
 //! Exit codes are the program's own; before it runs: 2 for an invalid configuration, 1 if there is
 //! no gateway, 126 or 127 if the program cannot be executed.
 
+mod all;
 mod daemon;
 mod discover;
 mod join_socket;
@@ -45,6 +48,9 @@ const NOT_EXECUTABLE: u8 = 126;
 
 #[derive(Args, Debug)]
 pub(super) struct ExecArgs {
+    /// Send every connection of the program through the gateway, whether it knows of proxies or not
+    #[arg(long)]
+    all: bool,
     /// Role of this process in the start of a daemon
     #[arg(long, hide = true, value_enum)]
     role: Option<Role>,
@@ -65,6 +71,10 @@ enum Role {
     WatcherStarter,
     /// Waits for the end of the program.
     Watcher,
+    /// Starts the relay and exits, for the same reason.
+    RelayStarter,
+    /// Passes connections of the program on to the gateway.
+    Relay,
 }
 
 /// Without `--role` it does what the user asked for; the roles are for processes that it starts
@@ -75,7 +85,9 @@ pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
         Some(Role::Gateway) => daemon::run(config_arg),
         Some(Role::WatcherStarter) => watcher::run_starter(&arguments.program),
         Some(Role::Watcher) => watcher::run(&arguments.program),
-        None => execute(&arguments.program, config_arg),
+        Some(Role::RelayStarter) => all::relay::run_starter(&arguments.program),
+        Some(Role::Relay) => all::relay::run(&arguments.program),
+        None => execute(&arguments, config_arg),
     }
 }
 
@@ -93,10 +105,16 @@ pub(super) fn is_daemon(process: u32) -> bool {
 /// Executes the program; returns only if that fails.
 ///
 /// Returns the exit code of the failure: see the module.
-fn execute(program: &[OsString], config_arg: Option<&Path>) -> ExitCode {
+fn execute(arguments: &ExecArgs, config_arg: Option<&Path>) -> ExitCode {
     let Some((path, mut settings)) = load_settings(config_arg) else {
         return ExitCode::from(2);
     };
+    if arguments.all
+        && let Err(error) = all::check(&settings)
+    {
+        print_error(&error);
+        return ExitCode::FAILURE;
+    }
     let gateway = match discover::find_or_start(&settings, &path) {
         Ok(gateway) => gateway,
         Err(error) => {
@@ -120,11 +138,20 @@ fn execute(program: &[OsString], config_arg: Option<&Path>) -> ExitCode {
         }
     };
     variables.notes.iter().chain(&differences).for_each(|note| eprintln!("lockgate: {note}"));
-    let Some((name, arguments)) = program.split_first() else {
+    let Some((name, words)) = arguments.program.split_first() else {
         return ExitCode::from(2);
     };
     let watcher = start_watcher(&gateway, name);
-    let error = Command::new(name).args(arguments).envs(variables.set).exec();
+    if arguments.all
+        && let Err(error) = all::confine(gateway.address)
+    {
+        if let Some(watcher) = watcher {
+            watcher.cancel();
+        }
+        print_error(&error);
+        return ExitCode::FAILURE;
+    }
+    let error = Command::new(name).args(words).envs(variables.set).exec();
     if let Some(watcher) = watcher {
         watcher.cancel();
     }

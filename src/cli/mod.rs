@@ -64,7 +64,7 @@ enum CliCommand {
     Env(env::EnvArgs),
     /// Run a program that uses the gateway; start a gateway if none runs
     Exec(exec::ExecArgs),
-    /// Print rules of nftables that lead connections to [listen] transparent: lockgate nft | nft -f -
+    /// Print rules of nftables that redirect connections to the gateway: lockgate nft | nft -f -
     Nft(nft::NftArgs),
     /// Show the limits of a running gateway, live
     Top(top::TopArgs),

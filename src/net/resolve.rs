@@ -172,6 +172,14 @@ impl Resolver {
         answer.ok().flatten().unwrap_or_else(gone)
     }
 
+    /// Looks an absolute name up, to find out if it has an address.
+    ///
+    /// # Errors
+    /// As for a request to that host.
+    pub async fn check(self: &Arc<Self>, name: &str) -> Result<(), LookupFailure> {
+        self.resolve(name, Lookup::Absolute, 0).await.map(|_| ())
+    }
+
     /// Starts a lookup, unless an equal one runs by now. `room` is released when the lookup's
     /// thread is free again.
     fn start_lookup(

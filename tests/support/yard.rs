@@ -20,11 +20,20 @@ pub(crate) struct Yard {
     pub(crate) closed: Origin2,
     /// The roots of the origins, which the user of the programs trusts.
     pub(crate) trust: PathBuf,
+    /// Options of exec.
+    pub(crate) options: &'static [&'static str],
 }
 
 impl Yard {
     pub(crate) fn new() -> Yard {
         Yard::with("", &[])
+    }
+
+    /// Programs run under `exec --all`.
+    ///
+    /// The gateway intercepts the address of the origin, too: Java asks for no name that has no dot.
+    pub(crate) fn under_all() -> Yard {
+        Yard { options: &["--all"], ..Yard::opening(Before::new(), &["localhost", "127.0.0.1"], "") }
     }
 
     /// The same with further lines in `[access]`, and with these files beside the configuration.
@@ -38,16 +47,22 @@ impl Yard {
 
     /// The same in the folder of `before`, with further lines in `[access]`.
     pub(crate) fn begin(before: Before, more: &str) -> Yard {
+        Yard::opening(before, &["localhost"], more)
+    }
+
+    /// The same with these names of the origin that is intercepted.
+    fn opening(before: Before, names: &[&str], more: &str) -> Yard {
         let plain = Origin::scripted(echo);
         let secure = Origin2::start(before.authority.both_config(Fault::None));
         let closed = Origin2::start(before.authority.both_config(Fault::None));
-        let host = format!("localhost:{}", secure.port());
+        let hosts: Vec<String> = names.iter().map(|name| format!("{name}:{}", secure.port())).collect();
+        let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
         let toml = format!("[listen]\nproxy = \"127.0.0.1:{}\"\n\n", free_port())
             + &counted(1000, "1s", "")
-            + &opens(&[&host], &[secure.port(), closed.port()], &before.trust)
+            + &opens(&hosts, &[secure.port(), closed.port()], &before.trust)
             + more;
         let trust = before.trust.clone();
-        Yard { stage: before.gateway_with(&toml), plain, secure, closed, trust }
+        Yard { stage: before.gateway_with(&toml), plain, secure, closed, trust, options: &[] }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -58,8 +73,8 @@ impl Yard {
     /// there.
     pub(crate) fn run(&self, program: &Command) -> Output {
         let mut command = Command::new(PROGRAM);
-        command.args(["exec", "-c"]).arg(self.dir().join("proxy.toml")).arg("--").arg(program.get_program());
-        command.args(program.get_args()).current_dir(self.dir());
+        command.arg("exec").args(self.options).arg("-c").arg(self.dir().join("proxy.toml"));
+        command.arg("--").arg(program.get_program()).args(program.get_args()).current_dir(self.dir());
         for name in ENVIRONMENT {
             command.env_remove(name);
         }
@@ -119,8 +134,9 @@ impl Yard {
         }
         // Of a closed tunnel the gateway knows but that it is there.
         let connections: BTreeSet<usize> = closed.iter().map(|one| one.connection).collect();
-        let line = format!("CONNECT localhost:{} 200 limits=the-limit", self.closed.port());
-        let tunnels = || self.stage.gateway.lines().iter().filter(|text| text.contains(&line)).count();
+        let line = format!(":{} 200 limits=the-limit", self.closed.port());
+        let is_tunnel = |text: &&String| text.contains(" CONNECT ") && text.contains(&line);
+        let tunnels = || self.stage.gateway.lines().iter().filter(is_tunnel).count();
         eventually("each connection is a tunnel in the log", || tunnels() >= connections.len());
     }
 
