@@ -1,7 +1,10 @@
 //! Metrics of the process, and of requests by the host of their origin.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::admin::{ask, metrics, watched};
 use crate::support::*;
@@ -92,24 +95,82 @@ fn a_tunnel_counts_for_its_host_and_has_no_duration() {
     assert_eq!(value(&metrics(admin), &durations), 0.0);
 }
 
-#[test]
-fn the_metrics_that_the_documentation_names_exist() {
+/// Names of metrics that `/metrics` of a gateway has, without `_total` and other endings of samples.
+fn known_metrics() -> BTreeSet<String> {
     let (_gateway, admin) = watched(&limit(3, "1s", "in_flight = 2"), "");
     let text = ask(admin, "GET", "/metrics", "").text();
-    let known: BTreeSet<&str> =
-        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operating.md")).unwrap();
-    let words = docs.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+    text.lines().filter_map(|line| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned())).collect()
+}
+
+/// Metrics that a text names and the gateway does not have, and the number of names in it.
+fn unknown_metrics<'t>(text: &'t str, known: &BTreeSet<String>) -> (Vec<&'t str>, usize) {
+    let words = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
     let named: BTreeSet<&str> =
         words.filter(|word| word.starts_with("lockgate_") || word.starts_with("process_")).collect();
     // Metrics of a store are there if there is one.
     let of_store = ["lockgate_store_", "lockgate_late_permits", "lockgate_limit_config_mismatches"];
-    let missing: Vec<&&str> = named
-        .iter()
-        .filter(|name| !of_store.iter().any(|start| name.starts_with(start)))
-        .filter(|name| {
-            !known.contains(name.trim_end_matches("_total").trim_end_matches("_bucket").trim_end_matches("_info"))
-        })
-        .collect();
-    assert!(missing.is_empty() && named.len() > 30, "{missing:?} of {named:?}");
+    let missing = named.iter().copied().filter(|name| !of_store.iter().any(|start| name.starts_with(start)));
+    let family =
+        |name: &str| name.trim_end_matches("_total").trim_end_matches("_bucket").trim_end_matches("_info").to_owned();
+    (missing.filter(|name| !known.contains(&family(name))).collect(), named.len())
+}
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[test]
+fn the_metrics_that_the_documentation_names_exist() {
+    let known = known_metrics();
+    for (page, least) in [("operating.md", 30), ("alerts.md", 10)] {
+        let text = document(page);
+        let (missing, named) = unknown_metrics(&text, &known);
+        assert!(missing.is_empty() && named >= least, "{page}: {missing:?} of {named}");
+    }
+}
+
+/// Reads YAML with the parser of others, and prints it as JSON.
+const YAML_TO_JSON: &str = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
+
+/// The alerting rules of docs/alerts.yml.
+fn alerting_rules() -> Vec<Value> {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let mut python = Command::new(format!("{root}/.venv/bin/python"));
+    let output = python.args(["-c", YAML_TO_JSON, &format!("{root}/docs/alerts.yml")]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let file: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let groups = file["groups"].as_array().unwrap().iter();
+    groups.flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+#[test]
+fn the_alerts_ask_for_metrics_that_exist() {
+    let known = known_metrics();
+    for rule in alerting_rules() {
+        let expression = rule["expr"].as_str().unwrap();
+        let (missing, named) = unknown_metrics(expression, &known);
+        assert!(missing.is_empty() && (named > 0 || expression.contains("up{")), "{missing:?} of {rule}");
+    }
+}
+
+#[test]
+fn each_alert_has_a_runbook_and_each_runbook_an_alert() {
+    let rules = alerting_rules();
+    let page = document("alerts.md");
+    let sections: Vec<(&str, &str)> =
+        page.split("\n## ").skip(1).map(|section| section.split_once('\n').unwrap()).collect();
+    let alerts: BTreeSet<&str> = rules.iter().map(|rule| rule["alert"].as_str().unwrap()).collect();
+    assert_eq!(alerts, sections.iter().map(|(title, _)| *title).collect());
+    assert_eq!((alerts.len(), sections.len()), (rules.len(), rules.len()), "each once");
+    for (title, text) in sections {
+        for part in ["**Means**: ", "**Look at**: ", "**Do**: "] {
+            assert!(text.contains(part), "{title} has no {part}");
+        }
+    }
+    for rule in &rules {
+        let anchor = format!("docs/alerts.md#{}", rule["alert"].as_str().unwrap().to_lowercase());
+        assert_eq!(rule["annotations"]["runbook"], anchor.as_str());
+        assert!(["critical", "warning"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{rule}");
+        assert!(rule["annotations"]["summary"].as_str().unwrap().len() > 30, "{rule}");
+    }
 }
