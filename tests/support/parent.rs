@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use super::gateway::Dir;
 use super::{eventually, free_port, thread};
@@ -43,6 +44,8 @@ impl Shared {
 pub(crate) struct Parent {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
+    /// Thread that has the listener; `None` once it is closed.
+    accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Parent {
@@ -94,7 +97,7 @@ impl Parent {
         let addr = listener.local_addr().expect("a listener has an address");
         let (shared, script) = (Arc::<Shared>::default(), Arc::new(script));
         let accepting = Arc::clone(&shared);
-        thread(move || {
+        let accepting = thread(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };
                 if accepting.dead.load(Ordering::SeqCst) {
@@ -109,7 +112,7 @@ impl Parent {
                 });
             }
         });
-        Parent { addr, shared }
+        Parent { addr, shared, accepting: Mutex::new(Some(accepting)) }
     }
 
     pub(crate) fn url(&self, scheme: &str) -> String {
@@ -120,10 +123,12 @@ impl Parent {
         self.shared.heads.lock().expect("no script panicked").clone()
     }
 
-    /// Closes its listener and all its connections, as a killed process does.
+    /// Closes its listener and all its connections, as a killed process does: when this returns, none can be opened.
     pub(crate) fn kill(&self) {
+        let Some(accepting) = self.accepting.lock().expect("no kill panicked").take() else { return };
         self.shared.dead.store(true, Ordering::SeqCst);
         TcpStream::connect(self.addr).ok();
+        accepting.join().ok();
         for stream in self.shared.streams.lock().expect("no script panicked").drain(..) {
             stream.shutdown(Shutdown::Both).ok();
         }
