@@ -16,6 +16,14 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|e| e == ending)).collect()
 }
 
+/// The pages of the documentation: Markdown files in `docs/` and the folders in it.
+fn pages() -> Vec<PathBuf> {
+    let docs = repository().join("docs");
+    let entries = std::fs::read_dir(&docs).unwrap().map(|entry| entry.unwrap().path());
+    let folders = std::iter::once(docs).chain(entries.filter(|path| path.is_dir()));
+    folders.flat_map(|folder| files(&folder, "md")).collect()
+}
+
 /// The TOML blocks of a Markdown text.
 fn blocks(markdown: &str) -> Vec<&str> {
     let begins = markdown.split("```toml\n").skip(1);
@@ -54,7 +62,8 @@ fn the_commented_default_works_and_every_example_too() {
 #[test]
 fn every_proxy_toml_in_the_documentation_is_right() {
     let folder = folder("documentation");
-    let mut paths = files(&repository().join("docs"), "md");
+    let mut paths = pages();
+    assert!(paths.iter().any(|path| path.ends_with("docs/recipes/celery.md")), "the recipes are gone: {paths:?}");
     paths.push(repository().join("README.md"));
     for path in paths.iter().filter(|path| path.exists()) {
         for block in blocks(&std::fs::read_to_string(path).unwrap()) {
@@ -154,7 +163,7 @@ fn code(cell: &str) -> Option<&str> {
 fn the_defaults_in_the_tables_of_the_documentation_are_those_of_the_code() {
     let shown = commented_default();
     let mut compared = 0;
-    for path in files(&repository().join("docs"), "md") {
+    for path in pages() {
         for (key, default) in defaults(&std::fs::read_to_string(&path).unwrap()) {
             let begin = format!("#{key} = ");
             if let Some(line) = shown.lines().find(|line| line.starts_with(&begin)) {
