@@ -15,6 +15,7 @@ mod connections; // callers' connections: from where, how many, how long without
 mod content; // one length and one end, in either version
 mod crashes; // kill -9 and a start right after
 mod cross_site; // web pages of other sites reach nothing here
+mod docs; // pages, links and blocks of code of the documentation
 mod ending; // drain, signals, nothing left to give
 mod env; // what a shell is told
 mod exec; // programs under exec, and their gateway
