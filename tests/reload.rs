@@ -247,6 +247,8 @@ fn whatever_is_in_force_by_a_reload_is_named_in_the_log() {
     let opened = "[tls]\nintercept = [\"127.0.0.1\"]";
     reload(&plain(&base, opened), &["[log] is changed", "[tls] is changed"]);
     reload(&plain(&base, &format!("{opened}\n[config]\nwatch = true")), &["[config] is changed"]);
+    let parent = "[[parent]]\nproxy = \"http://127.0.0.1:1\"";
+    reload(&plain(&base, &format!("{opened}\n[config]\nwatch = true\n{parent}")), &["[[parent]] is changed"]);
 }
 
 #[test]

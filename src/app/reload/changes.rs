@@ -59,6 +59,7 @@ impl OtherChanges {
                     || before.connections != after.connections,
             ),
             ("[[route]]", old.routes != new.routes),
+            ("[[parent]]", old.parents != new.parents),
             (
                 "[tls]",
                 old.tls != new.tls
