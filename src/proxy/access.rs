@@ -280,21 +280,6 @@ impl Access {
         Caller(hasher.finish())
     }
 
-    /// Checks credentials before the request of their caller is known, by a value of
-    /// Proxy-Authorization. The request is checked with them again.
-    ///
-    /// # Errors
-    /// 407 if they are wrong; 429 after too many wrong ones; 503 if too many passwords wait for verification.
-    ///
-    /// # Cancel safety
-    /// As [`Access::admit`].
-    pub(super) async fn check_login(&self, source: RequestSource, field: &[u8], clock: Clock) -> Result<(), Refusal> {
-        if let Some(passwords) = &self.passwords {
-            passwords.check(source.caller, field, move || clock.now()).await?;
-        }
-        Ok(())
-    }
-
     /// Applies these settings to a caller that was admitted under earlier ones.
     ///
     /// Checks nothing again: neither the password nor the address. Only the identity is computed

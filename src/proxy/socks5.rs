@@ -122,8 +122,11 @@ async fn log_in(session: &mut Session) -> Result<String, HandshakeEnd> {
     }
     let field = format!("Basic {}", STANDARD.encode([&login.name[..], b":", &login.password].concat()));
     let snapshot = &session.worker.snapshot;
-    let checked = snapshot.access.check_login(session.source(), field.as_bytes(), snapshot.gate.clock()).await;
-    checked.map_err(wrong)?;
+    if snapshot.access.asks_for_passwords() {
+        let caller = session.source().caller;
+        let checked = snapshot.access.login(caller, login.name, login.password, snapshot.gate.clock()).await;
+        checked.map_err(|error| wrong(error.into()))?;
+    }
     session.deadline.set(session.worker.snapshot.timeouts.head);
     Ok(field)
 }
