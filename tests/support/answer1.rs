@@ -32,6 +32,10 @@ pub(super) fn serve(mut stream: Stream, number: usize, shared: &Arc<Shared>) {
         if !whole || !answer(&request, &mut stream, shared) {
             return stream.reset();
         }
+        // Some clients read to the end of the connection.
+        if request.asks_to_close() {
+            return stream.finish();
+        }
     }
 }
 

@@ -352,6 +352,8 @@ fn serve(tcp: TcpStream, number: usize, shared: &Shared) {
             all.len() - 1
         };
         match (shared.script)(&request, &mut Link { stream: &mut stream, shared, index }) {
+            // Some clients read to the end of the connection.
+            Next::Keep if request.asks_to_close() => return stream.finish(),
             Next::Keep => {}
             Next::Close => return stream.finish(),
             Next::Die => return stream.reset(),

@@ -47,6 +47,11 @@ impl Request {
         self.all(name).next()
     }
 
+    /// True if the connection is to end with the answer.
+    pub(crate) fn asks_to_close(&self) -> bool {
+        self.field("connection").is_some_and(|text| text.eq_ignore_ascii_case("close"))
+    }
+
     /// All values of a field, in order.
     pub(crate) fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         let name = name.to_owned();
