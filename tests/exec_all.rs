@@ -16,14 +16,14 @@ const WITHOUT_PROXY: &str = "unset HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy h
     JAVA_TOOL_OPTIONS=$(printf %s \"$JAVA_TOOL_OPTIONS\" | tr ' ' '\\n' | grep trustStore | tr '\\n' ' ')
     exec \"$@\"";
 
-/// A command that knows of no proxy.
+/// A command without a word of a proxy.
 fn without_proxy(words: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", WITHOUT_PROXY, "sh"]).args(words);
     command
 }
 
-/// A script of the tests' clients that knows of no proxy, with a base URL and a count of 2.
+/// A script of the tests' clients without a word of a proxy, with a base URL and a count of 2.
 fn script(language: &[&str], file: &str, base: &str) -> Command {
     let path = top().join("tests/clients").join(file);
     without_proxy(&[language, &[path.to_str().unwrap(), base, "2"]].concat())

@@ -1,4 +1,4 @@
-//! What an installation needs from the program: a first configuration, a service, completions, manual pages.
+//! Parts of the program that an installation needs: a first configuration, a service, completions, manual pages.
 
 use std::fs;
 use std::io::Write;

@@ -62,7 +62,7 @@ impl Stage {
         Stage { row, gateway }
     }
 
-    /// What `lockgate nft` prints; the gateway runs as root.
+    /// Rules that `lockgate nft` prints; the gateway runs as root.
     #[track_caller]
     fn rules(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(PROGRAM);
@@ -290,7 +290,7 @@ fn programs_of_the_machine_are_led(arguments: &[&str], routes: &[&str]) {
     assert_eq!(curl_as_nobody(&stage, &hosts, "http://api.test/1"), ("/1".to_owned(), true));
     assert!(!curl_as_nobody(&stage, &hosts, "http://api.test/2").1, "the limit is used up");
     assert_eq!(origin.only().field("via"), Some("1.1 lockgate"));
-    // This program runs as root, as the gateway does.
+    // Root runs this program, as it does the gateway.
     let mut own = stage.row.gateway.run(|| Caller::connect(Row::at(80)));
     assert_eq!(own.send(get("api.test", "/3")).answer().text(), "/3");
     assert_eq!(origin.requests()[1].field("via"), None);
@@ -372,7 +372,7 @@ fn each_set_of_rules_is_one_that_nft_takes() {
             let rules = dir.write("rules", &String::from_utf8(succeed(&mut command).stdout).unwrap());
             let mut check = machine.command("nft");
             succeed(check.arg("--check").arg("-f").arg(&rules));
-            // They take the place of those before.
+            // Loading replaces the rules before.
             let mut load = machine.command("nft");
             succeed(load.arg("-f").arg(&rules));
         }

@@ -48,7 +48,7 @@ const NOT_EXECUTABLE: u8 = 126;
 
 #[derive(Args, Debug)]
 pub(super) struct ExecArgs {
-    /// Send every connection of the program through the gateway, whether it knows of proxies or not
+    /// Send every connection of the program through the gateway, also if it reads no proxy variable
     #[arg(long)]
     all: bool,
     /// Role of this process in the start of a daemon

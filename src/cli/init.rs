@@ -225,7 +225,7 @@ fn parse_service(text: &str) -> Result<Service, String> {
 
 /// `5/1s`, `5 per 800ms`, `100/m`, `10/minute`.
 ///
-/// Whether the numbers are allowed is checked with the whole file.
+/// The numbers are checked with the whole file.
 ///
 /// # Errors
 /// The reason, for the user.

@@ -29,9 +29,9 @@ const ACCEPTS_TO_RECOVER: u32 = 1000;
 /// Kind of a listener: the form in which its callers say where they go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ListenerKind {
-    /// They speak to the gateway itself: to its proxy, or another service of it.
+    /// Callers speak to the gateway itself: to its proxy, or another service of it.
     Proxy,
-    /// The kernel has led them here, and they speak to an origin.
+    /// Callers speak to an origin, and the kernel has led them here.
     Transparent,
 }
 

@@ -1,7 +1,7 @@
 //! Health and metrics of parent proxies; they outlive reloads.
 //!
 //! A parent that failed is passed over for a second, and twice as long after each further failure, up to half a minute.
-//! Then one request tries it: traffic is the probe. A change is logged once, not for each request.
+//! One request tries it then: traffic is the probe. A change is logged once, not for each request.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

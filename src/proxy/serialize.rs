@@ -47,7 +47,7 @@ fn write_request(head: &RequestHead, target: &Target, outgoing: Outgoing, out: &
 
 /// Appends the head in HTTP/1.1 for a parent proxy: absolute-form (RFC 9112 §3.2.2), and the gateway's own credentials.
 ///
-/// It always bears `Via`, by which gateways that are each other's parents notice it.
+/// `Via` is always there: by it gateways that are each other's parents find the loop.
 fn write_forward(head: &RequestHead, target: &Target, outgoing: Outgoing, parent: &ParentProxy, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method().as_bytes());
     out.extend_from_slice(b" http://");

@@ -97,8 +97,8 @@ pub(super) enum TunnelEntry {
     Http,
     /// SOCKS5: the head in the session is one that stands for its request.
     Socks5,
-    /// None: the caller believes that it speaks to the origin, in this protocol. The head in the session
-    /// is one that stands for its connection.
+    /// None: the caller speaks to the origin, in this protocol. The head in the session is one that stands
+    /// for its connection.
     Redirected(FirstProtocol),
 }
 
@@ -117,7 +117,7 @@ pub(super) enum HostRule {
     /// Another one than that of the tunnel is refused.
     #[default]
     Checked,
-    /// That of the tunnel takes their place.
+    /// The host of the tunnel takes the place of those in requests.
     Ignored,
 }
 

@@ -66,10 +66,10 @@ pub struct Settings {
 /// Treatment of a redirected connection whose first bytes name a host that does not have its address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HostMismatch {
-    /// It is refused.
+    /// Refusal.
     #[default]
     Refuse,
-    /// It is counted, and forwarded, by its address alone.
+    /// Counted, and forwarded, by its address alone.
     Address,
 }
 

@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 pub(super) enum FaultKind {
     /// Its address may not connect.
     NotAllowed,
-    /// It speaks no ZMTP, or a version before 3.0.
+    /// No ZMTP, or a version before 3.0.
     Version,
-    /// It offers another mechanism than the listener requires.
+    /// Another mechanism than the listener requires.
     Mechanism,
     /// Its handshake is malformed or incomplete.
     Handshake,

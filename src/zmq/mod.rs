@@ -1,7 +1,7 @@
 //! ZeroMQ listener: programs ask for slots of a limit over REQ or DEALER sockets, and are answered `go` or `sorry`.
 //!
-//! It speaks the side of a ROUTER socket in ZMTP 3.1 (rfc.zeromq.org/spec/37), with the mechanisms NULL and PLAIN. It
-//! decides nothing: asks count and wait by [`program_ask`](crate::proxy::program_ask), as those of `/acquire` do.
+//! The side of a ROUTER socket in ZMTP 3.1 (rfc.zeromq.org/spec/37), with the mechanisms NULL and PLAIN. Nothing is
+//! decided here: asks count and wait by [`program_ask`](crate::proxy::program_ask), as those of `/acquire` do.
 //!
 //! | file | holds |
 //! |---|---|

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use super::gateway::Dir;
 use super::{eventually, free_port, thread};
 
-/// What a raw parent does after a request head.
+/// Behaviour of a raw parent after a request head.
 pub(crate) enum Act {
     /// Says 200, and joins the caller with the port of the request's target on this machine.
     Relay,
@@ -85,7 +85,7 @@ impl Parent {
         })
     }
 
-    /// A proxy of SOCKS5, which may want a login; it joins its callers with a port of this machine, if `reply` is 0.
+    /// A proxy of SOCKS5, which may require a login; it joins its callers with a port of this machine, if `reply` is 0.
     pub(crate) fn socks(login: Option<(&'static str, &'static str)>, reply: u8) -> Parent {
         Parent::serve(0, move |stream, shared| {
             socks(stream, shared, login, reply);
@@ -214,7 +214,7 @@ fn text(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A real squid, which wants the user `ana` with the password `secret`.
+/// A real squid, which requires the user `ana` with the password `secret`.
 pub(crate) struct Squid {
     child: Child,
     pub(crate) port: u16,

@@ -1,5 +1,5 @@
-//! `lockgate exec --all`: a program of which every connection goes through the gateway, whether it knows of
-//! proxies or not.
+//! `lockgate exec --all`: a program of which every connection goes through the gateway, also if it
+//! reads no variable of a proxy.
 //!
 //! The program runs in a network namespace that leads nowhere ([`namespace`]), in which each connection and
 //! each query of DNS arrives at a socket of ours ([`inside`]). A process outside, the [`relay`], has these

@@ -143,7 +143,7 @@ const HEAD: &str = "\
 # A running gateway reads it again on SIGHUP (`systemctl reload lockgate`).
 ";
 
-/// Last lines: what many want next, and nothing needs.
+/// Last lines: settings that are often added next; none is needed.
 const ADMIN: &str = "\
 # Dashboard at /, metrics at /metrics, health at /healthz.
 #[admin]

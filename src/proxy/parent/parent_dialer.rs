@@ -217,7 +217,7 @@ impl ParentDialer<'_> {
         }
         let mut refusal = None;
         for (at, target) in targets.into_iter().enumerate() {
-            // It has answered for the first address, so it is not silent.
+            // Not silent: the proxy has answered for the first address.
             let mut stream = self.greet(proxy, request, if at == 0 { by } else { request.until }).await?;
             match timeout_at(self.instant(request.until), socks5_client::connect(&mut stream, target)).await {
                 Err(_elapsed) => return Err(ParentFault::Late { proxy: proxy.name.clone() }.into()),
