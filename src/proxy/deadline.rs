@@ -105,6 +105,16 @@ mod tests {
     use super::super::timeouts::TimeoutKey;
     use super::*;
 
+    #[tokio::test]
+    async fn it_never_rings_early() {
+        let clock = Clock::start();
+        for _ in 0..100 {
+            let before = clock.instant(clock.now());
+            let deadline = Deadline::new(clock, Duration::from_secs(1));
+            assert!(deadline.due.into_std() >= before + Duration::from_secs(1));
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_the_last_deadline_it_was_given_whether_later_or_earlier() {
         let start = Instant::now();
