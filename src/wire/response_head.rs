@@ -238,6 +238,17 @@ mod tests {
     }
 
     #[test]
+    fn a_single_fold_is_repaired_whichever_field_has_it() {
+        for (lines, first) in [("A: b\r\n c\r\nD: e", "b   c"), ("A: b\n c\nD: e", "b  c")] {
+            let end = if lines.contains('\r') { "\r\n" } else { "\n" };
+            let head = format!("HTTP/1.1 200 OK{end}{lines}{end}{end}");
+            assert_eq!(ResponseHead::parse_for_test(head.as_bytes()).find("a"), Some(first.as_bytes()), "{head:?}");
+            let last = format!("HTTP/1.1 200 OK{end}D: e{end}{}{end}{end}", lines.trim_end_matches("D: e").trim_end());
+            assert_eq!(ResponseHead::parse_for_test(last.as_bytes()).find("a"), Some(first.as_bytes()), "{last:?}");
+        }
+    }
+
+    #[test]
     fn a_head_is_parsed_a_few_times_however_many_lines_it_has() {
         let mut head = b"HTTP/1.1 200 OK\r\nA: b\r\n".to_vec();
         head.extend(b" c\r\n".repeat(5000));
