@@ -98,7 +98,7 @@ fn cgroup_is(path: &str) -> String {
     format!("socket cgroupv2 level {} \"{path}\"", path.split('/').count())
 }
 
-/// RuleTargets that the rules lead to, one for each family.
+/// Listeners that the rules lead to, one for each family.
 struct RuleTargets {
     four: Option<SocketAddr>,
     six: Option<SocketAddr>,
