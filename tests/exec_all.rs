@@ -210,8 +210,10 @@ fn each_name_has_an_address_that_stands_for_it_and_the_gateway_is_told_the_name(
         "{}",
         err(&output)
     );
-    let log = std::fs::read_to_string(dir.path().join("exec.log")).unwrap();
-    assert!(log.contains(&format!("GET http://api.test:{port}/named 200 limits=api")), "{log}");
+    let line = format!("GET http://api.test:{port}/named 200 limits=api");
+    eventually("its gateway writes the line", || {
+        std::fs::read_to_string(dir.path().join("exec.log")).unwrap().contains(&line)
+    });
     assert_eq!(origin.only().field("via"), Some("1.1 lockgate"));
 }
 

@@ -210,6 +210,38 @@ fn all_that_was_handed_over_is_written_in_order() {
     assert_eq!(log.dropped(), 0);
 }
 
+/// Counts the writes.
+struct Counting(Arc<AtomicU64>);
+
+impl Write for Counting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn lines_that_come_one_by_one_are_written_many_at_a_time() {
+    let writes = Arc::new(AtomicU64::new(0));
+    let clock = Clock::start();
+    let log = AccessLog::new(Format::Text, Box::new(Counting(Arc::clone(&writes))), clock);
+    let started = clock.now();
+    for _ in 0..200 {
+        log.write(record());
+        thread::sleep(Duration::from_micros(100));
+    }
+    log.flush();
+    // The writer sleeps before each write, so that a slow machine makes fewer of them.
+    let most = clock.now().since(started).as_millis() / GATHER_TIME.as_millis() + 1;
+    let writes = writes.load(Ordering::Relaxed);
+    assert!((1..=most).contains(&u128::from(writes)), "{writes} writes, at most {most}");
+    assert_eq!(log.dropped(), 0);
+}
+
 #[test]
 fn what_finds_no_room_is_dropped_and_told() {
     let (log, written, say) = gated(Format::Json);
