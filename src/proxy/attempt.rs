@@ -52,18 +52,6 @@ const MAX_REFUSED: u32 = 2;
 /// connection nearly always works, but an origin could keep breaking them.
 const MAX_UNTOUCHED: u32 = 3;
 
-/// Result of the step: the request has reached its origin.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "nearly every request takes the first, and a box would cost each an allocation"
-)]
-pub(super) enum Reached {
-    /// The head of its response has been read.
-    Answered(Answered),
-    /// Its tunnel is connected.
-    Connected(Box<Tunnel>),
-}
-
 /// An exchange with its response head in the session; the body of the response has not been read.
 pub(super) struct Answered {
     /// Connection that the response arrives on.
@@ -87,34 +75,13 @@ enum RetryReason {
     PushedBack,
 }
 
-/// Sends the request until there is a response to forward, or connects its tunnel.
-///
-/// Errors of a sending that may have reached the origin: 502 if the connection ended, 504 if the
-/// response did not come in time. The slots stay taken then: the origin may have counted the
-/// request.
-///
-/// # Errors
-/// The refusal for the step that failed: no connection, no response, no further permit;
-/// [`Failure::CallerGone`].
-pub(super) async fn run(
-    session: &mut Session,
-    log: &mut RequestLog,
-    plan: &mut Plan,
-    granted: Granted,
-) -> Result<Reached, Failure> {
-    if plan.is_tunnel() {
-        return Ok(Reached::Connected(Box::new(connect(session, log, plan, granted).await?)));
-    }
-    exchange(session, log, plan, granted).await.map(Reached::Answered)
-}
-
 /// Connects a tunnel within the slot of its permit.
 ///
 /// A tunnel always dials a new connection, because the origin counts it. If the permit is late by
 /// then, another one is awaited with that connection kept ready.
 ///
 /// # Errors
-/// As [`run`].
+/// The refusal for the step that failed: no connection, no further permit; [`Failure::CallerGone`].
 pub(super) async fn connect(
     session: &mut Session,
     log: &mut RequestLog,
@@ -156,7 +123,15 @@ fn may_have_connected(failure: &Failure) -> bool {
 ///
 /// The body is copied while it is sent (up to 64 KiB) if a further sending is possible at all: the
 /// method is idempotent, a limit has `retry`, or the origin may speak HTTP/2.
-async fn exchange(
+///
+/// Errors of a sending that may have reached the origin: 502 if the connection ended, 504 if the
+/// response did not come in time. The slots stay taken then: the origin may have counted the
+/// request.
+///
+/// # Errors
+/// The refusal for the step that failed: no connection, no response, no further permit;
+/// [`Failure::CallerGone`].
+pub(super) async fn run(
     session: &mut Session,
     log: &mut RequestLog,
     plan: &mut Plan,
@@ -319,8 +294,10 @@ fn pushed_back(session: &Session, plan: &Plan, ready: &OriginConn, flight: &mut 
     }
     let status = session.response.status();
     let snapshot = &session.worker.snapshot;
-    let wall = snapshot.gate.clock().wall_unix_nanos().max(0);
-    let wall = Duration::from_nanos(u64::try_from(wall).unwrap_or(u64::MAX));
+    let wall = || {
+        let nanos = snapshot.gate.clock().wall_unix_nanos().max(0);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    };
     let Some(signal) = signal::read(&session.response, wall) else { return false };
     let listens = |limit: &LimitId| snapshot.rules.rule(*limit).listens_to(status);
     let shortest = plan.claims.limits().filter(listens).map(|limit| snapshot.span(limit)).min();

@@ -97,6 +97,11 @@ async fn carry(session: &mut Session, log: &mut RequestLog) -> Result<Outcome, F
         }
     };
     let granted = permit_request::obtain(session, log, &mut plan, AskKind::New).await?;
-    let reached = attempt::run(session, log, &mut plan, granted).await?;
-    forward_response::run(session, log, &plan, reached).await
+    if plan.is_tunnel() {
+        let tunnel = attempt::connect(session, log, &mut plan, granted).await?;
+        establish(session, log);
+        return Ok(Outcome::Tunnel(Box::new(tunnel)));
+    }
+    let answered = attempt::run(session, log, &mut plan, granted).await?;
+    forward_response::run(session, log, &plan, answered).await
 }

@@ -10,11 +10,10 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use super::attempt::{Answered, Reached};
+use super::attempt::Answered;
 use super::body::{Body, BodyError};
 use super::checkout;
 use super::header_rules::{self, Returned};
-use super::local_response::establish;
 use super::outcome::{Failure, Outcome, Tunnel};
 use super::plan::Plan;
 use super::refusal::Refusal;
@@ -25,8 +24,7 @@ use super::session::Session;
 use super::timeouts::Timeout;
 use crate::wire::{Length, Name, ResponseHead, Version, framing};
 
-/// Forwards the response: its head is in the session, its body has not been read. For a tunnel,
-/// sends the 200 that establishes it.
+/// Forwards the response: its head is in the session, its body has not been read.
 ///
 /// A 101 turns both connections into a tunnel; it passes only if the request's Upgrade was
 /// forwarded.
@@ -38,15 +36,9 @@ pub(super) async fn run(
     session: &mut Session,
     log: &mut RequestLog,
     plan: &Plan,
-    reached: Reached,
+    answered: Answered,
 ) -> Result<Outcome, Failure> {
-    let Answered { mut ready, flight, mut body } = match reached {
-        Reached::Answered(answered) => answered,
-        Reached::Connected(tunnel) => {
-            establish(session, log);
-            return Ok(Outcome::Tunnel(tunnel));
-        }
-    };
+    let Answered { mut ready, flight, mut body } = answered;
     // The slots have settled, so the request timeout no longer applies.
     session.deadline.uncap();
     let version = session.head.version();

@@ -185,6 +185,11 @@ impl RequestHead {
 /// Checks that a target has no white space and no control characters, and fits into a head once its
 /// other characters outside of ASCII are percent-encoded, for any version.
 pub(super) fn check_target(target: &str) -> Result<(), HeadError> {
+    // Without an end at the first other byte, which lets the compiler look at 16 at a time.
+    let is_plain = target.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic());
+    if is_plain && target.len() <= MAX_HEAD {
+        return Ok(());
+    }
     if target.bytes().any(|byte| byte.is_ascii() && !byte.is_ascii_graphic()) {
         return Err(HeadError::Malformed("the request target holds white space or a control character"));
     }

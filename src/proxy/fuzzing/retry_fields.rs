@@ -18,7 +18,7 @@ pub fn retry_after(input: &[u8]) {
     let text = [format!("HTTP/1.1 {status} X\r\n").as_bytes(), fields, b"\r\n\r\n"].concat();
     let Ok(Some(_)) = head.read(&text, HeadLimits::default()) else { return };
     let now = Duration::from_secs(u64::from(*choice) * 1_000_000_007);
-    let found = signal::read(&head, now);
+    let found = signal::read(&head, || now);
     assert!(found.is_none() || (400..600).contains(&status));
     assert!(status != 429 || found.is_some());
     assert!(found != Some(Signal::Unnamed) || status == 429);
@@ -32,13 +32,13 @@ pub fn retry_after(input: &[u8]) {
     let more = [&text[..text.len() - 2], b"Retry-After: 7\r\n\r\n"].concat();
     let mut longer = ResponseHead::default();
     if let Ok(Some(_)) = longer.read(&more, HeadLimits::default()) {
-        let with_more = named(signal::read(&longer, now));
+        let with_more = named(signal::read(&longer, || now));
         // Retry-After counts before fields that tell of a quota.
         if values.iter().any(|value| wait(value, now).is_some()) {
             assert!(with_more >= named(found), "{with_more:?} {found:?}");
         }
         // A gateway whose clock is ahead waits no longer than one whose clock is right.
-        assert!(named(signal::read(&longer, now + Duration::from_secs(1))) <= with_more);
+        assert!(named(signal::read(&longer, || now + Duration::from_secs(1))) <= with_more);
     }
     values.iter().for_each(|value| check_number(value));
 }

@@ -29,16 +29,16 @@ pub(in crate::proxy) enum Signal {
     Unnamed,
 }
 
-/// Reads the pushback of a response; `None` if it is none. `now`: time since 1970 by our clock, which counts if the
-/// response has no Date.
-pub(in crate::proxy) fn read(response: &ResponseHead, now: Duration) -> Option<Signal> {
+/// Reads the pushback of a response; `None` if it is none. `clock`: time since 1970 by our clock, which is read if a
+/// response with an error has no Date.
+pub(in crate::proxy) fn read(response: &ResponseHead, clock: impl FnOnce() -> Duration) -> Option<Signal> {
     let status = response.status();
     if !(400..600).contains(&status) {
         return None;
     }
     // Both moments are by the origin's clock, if the response has a Date: errors of that clock or ours then do not matter.
     let date = response.get(Name::Date).and_then(|date| reset_time::moment(std::str::from_utf8(date).ok()?));
-    let now = date.unwrap_or(now);
+    let now = date.unwrap_or_else(clock);
     let named = retry_after_ms(response)
         .or_else(|| response.all(Name::RetryAfter).filter_map(|value| reset_time::wait(value, now)).max())
         .or_else(|| reset(response, now));
@@ -107,7 +107,7 @@ mod tests {
     fn signal(status: u16, fields: &str) -> Option<Signal> {
         let text = format!("HTTP/1.1 {status} X\r\n{}\r\n", fields.replace('|', "\r\n") + "\r\n");
         let head = ResponseHead::parse_for_test(text.as_bytes());
-        read(&head, NOW)
+        read(&head, || NOW)
     }
 
     fn pause_ms(status: u16, fields: &str) -> Option<u128> {
