@@ -100,7 +100,7 @@ pub fn run(
         }
         let gate = Arc::clone(&components.shared.gate);
         let mut timer = spawn_local(Arc::clone(&gate).drive());
-        components.listeners.apply(components.bind_plan, &components.workers);
+        components.listeners.apply(components.bind_plan, &components.workers).await;
         let Components { shared, current, workers, listeners, admin, locks, zmq, configured, .. } = components;
         zmq.iter().for_each(ZmqService::accept);
         let reloader = Rc::new(Reloader::new(path, current, shared.clone(), listeners, workers, configured));

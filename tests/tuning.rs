@@ -27,6 +27,33 @@ fn a_limit_keeps_its_numbers_when_the_file_is_read_again_by_order() {
     assert_eq!(json(admin, "/v1/limits/the-limit")["requests"], 7);
 }
 
+#[test]
+fn a_section_that_no_reload_changes_is_told_with_the_command_that_puts_it_in_force() {
+    let origin = Origin::start();
+    let (gateway, admin) = watched(&limit(2, "1h", "when_full = \"refuse\""), "");
+    assert_eq!(gateway.get(&origin.url("/1")).status, 200);
+    let (file, other) = (gateway.dir.path().join("proxy.toml"), free_port());
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(&format!("\"{admin}\""), &format!("\"127.0.0.1:{other}\""))).unwrap();
+    let command = format!("kill -USR2 {}", gateway.pid());
+    let line = format!("[admin] stays as it was: {command} ");
+    // As long as it is not in force, at each reload.
+    for count in 1..=2 {
+        let told = ask(admin, "POST", "/v1/config/reload", "Content-Length: 0\r\n");
+        assert!(told.status == 200 && told.text().contains(&line), "{}", told.raw);
+        assert_eq!(gateway.stderr().matches(&format!("WARN {line}")).count(), count, "{}", gateway.stderr());
+    }
+    // A change of a limit has nothing to do with it.
+    let told = send_json(admin, "PATCH", "/v1/limits/the-limit", "{\"max_waiting\": 7}");
+    assert!(told.status == 200 && !told.text().contains("stays as it was"), "{}", told.raw);
+    assert!(std::process::Command::new("sh").args(["-c", &command]).status().unwrap().success());
+    let moved = SocketAddr::from(([127, 0, 0, 1], other));
+    eventually("it is in force", || std::net::TcpStream::connect(moved).is_ok());
+    let told = ask(moved, "POST", "/v1/config/reload", "Content-Length: 0\r\n");
+    assert!(told.status == 200 && !told.text().contains("stays as it was"), "{}", told.raw);
+    assert_eq!(json(moved, "/v1/limits/the-limit")["fullest"]["taken"], 1);
+}
+
 #[track_caller]
 pub(crate) fn send_json(admin: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
     let mut caller = Caller::connect(admin);

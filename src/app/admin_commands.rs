@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 use super::reload::Reloader;
+use super::reload::changes::AppliedChanges;
 use crate::admin::{AdminCommand, CommandError};
 use crate::config;
 use crate::config::edit::{Edit, edit_limit};
@@ -44,7 +45,9 @@ impl Reloader {
         let settings = spawn_blocking(move || config::read_text(&path, text)).await;
         let invalid = |error: &dyn std::error::Error| CommandError::Invalid(error_chain(error));
         let settings = settings.map_err(|error| invalid(&error))?.map_err(|error| invalid(&error))?;
-        let lines = self.apply(&mut in_force, settings).await.map_err(|error| invalid(&error))?;
+        // What is pending is told by reloads: no change of a limit depends on it.
+        let AppliedChanges { lines, .. } =
+            self.apply(&mut in_force, settings).await.map_err(|error| invalid(&error))?;
         lines.iter().for_each(|line| tracing::info!("{line}"));
         let edits: Vec<String> = edits.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         tracing::info!(limit, edits = %edits.join(", "), "tuned");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::{io, iter};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 
 use super::Error;
 use super::listen_error::ListenError;
@@ -35,6 +35,8 @@ struct BoundListener {
     socket: TcpListener,
     /// Ends the accept loop.
     close: oneshot::Sender<OnClose>,
+    /// Runs the accept loop, until the listener is closed.
+    task: JoinHandle<()>,
 }
 
 /// Policy for the backlog of a listener that is closed: connections that are complete for the
@@ -158,9 +160,23 @@ impl Listeners {
         Some(inherited.swap_remove(at).1)
     }
 
-    /// Opens the new listeners of a plan, then closes those that it does not keep. `workers` get
-    /// the connections.
-    pub(super) fn apply(&self, plan: BindPlan, workers: &Rc<WorkerPool>) {
+    /// Opens the new listeners of a plan, then closes those that it does not keep, and returns when they are closed: no
+    /// later connection reaches them, not even if a new listener has the same port on more addresses. `workers` get the
+    /// connections.
+    pub(super) async fn apply(&self, plan: BindPlan, workers: &Rc<WorkerPool>) {
+        for removed in self.replace(plan, workers) {
+            let bound = removed.bound;
+            // An accept loop that has panicked is reported by its guard.
+            removed.close(OnClose::Accept).await.ok();
+            tracing::info!(address = %bound, "no longer listening");
+        }
+        for (address, _socket) in self.inherited.borrow_mut().drain(..) {
+            tracing::warn!(%address, "inherited socket closed: [listen] does not name its address");
+        }
+    }
+
+    /// Opens the new listeners of a plan, and returns those that it does not keep.
+    fn replace(&self, plan: BindPlan, workers: &Rc<WorkerPool>) -> Vec<BoundListener> {
         let mut open = self.open.borrow_mut();
         let mut before = std::mem::take(&mut *open);
         for planned in plan.0 {
@@ -172,24 +188,18 @@ impl Listeners {
                 }
             }
         }
-        for removed in before {
-            tracing::info!(address = %removed.bound, "no longer listening");
-            removed.close(OnClose::Accept);
-        }
-        for (address, _socket) in self.inherited.borrow_mut().drain(..) {
-            tracing::warn!(%address, "inherited socket closed: [listen] does not name its address");
-        }
+        before
     }
 
     /// Closes all listeners; the connections in their backlogs are served.
     pub(super) fn close_all(&self) {
-        self.open.borrow_mut().drain(..).for_each(|listener| listener.close(OnClose::Accept));
+        self.open.borrow_mut().drain(..).for_each(|listener| drop(listener.close(OnClose::Accept)));
     }
 
     /// Closes all listeners of this process. Another process has their sockets, and accepts the
     /// connections in their backlogs.
     pub(super) fn release_all(&self) {
-        self.open.borrow_mut().drain(..).for_each(|listener| listener.close(OnClose::Leave));
+        self.open.borrow_mut().drain(..).for_each(|listener| drop(listener.close(OnClose::Leave)));
     }
 
     /// Starts the accept loop of a listener.
@@ -204,7 +214,7 @@ impl Listeners {
         let (workers, guard) = (Rc::clone(workers), AcceptGuard { failed: Some(self.failed.clone()), bound });
         let stats = workers.listener_stats(ListenAddress { address: bound, kind: configured.kind });
         listener.set_on_exhausted(workers.close_idle());
-        spawn_local(async move {
+        let task = spawn_local(async move {
             if accept_loop(&mut listener, &workers, &stats, closing).await == OnClose::Accept {
                 // Bounded, so that callers that connect meanwhile cannot hold up the thread.
                 let backlog = iter::from_fn(|| workers.try_accept(&mut listener)).take(BACKLOG.into());
@@ -212,18 +222,21 @@ impl Listeners {
                     workers.dispatch(stream, peer, &stats);
                 }
             }
+            drop(listener);
             stats.mark_closed();
             guard.disarm();
         });
-        BoundListener { configured, bound, socket, close }
+        BoundListener { configured, bound, socket, close, task }
     }
 }
 
 impl BoundListener {
-    /// Ends the accept loop, which treats its backlog by `policy`.
-    fn close(self, policy: OnClose) {
+    /// Ends the accept loop, which treats its backlog by `policy`. The listener is closed when the task ends, which nobody
+    /// need wait for.
+    fn close(self, policy: OnClose) -> JoinHandle<()> {
         // The accept loop may have ended by a panic.
         self.close.send(policy).ok();
+        self.task
     }
 }
 

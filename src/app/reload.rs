@@ -1,6 +1,6 @@
 //! Configuration reload: reads the file again and puts all of it in force, or changes nothing.
 
-mod changes;
+pub(super) mod changes;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use self::changes::OtherChanges;
+use self::changes::{AppliedChanges, OtherChanges};
 use super::bound_listeners::Listeners;
 use super::listen_error::ListenError;
 use super::worker_pool::WorkerPool;
@@ -103,10 +103,12 @@ impl Reloader {
         let reloaded = self.reload().await;
         systemd::ready();
         match reloaded {
-            Ok(lines) => {
+            Ok(changes) => {
+                let AppliedChanges { lines, pending } = changes;
+                pending.iter().for_each(|line| tracing::warn!("{line}"));
                 lines.iter().for_each(|line| tracing::info!("{line}"));
                 tracing::info!(file = %self.path.display(), changes = lines.len(), "reloaded");
-                Ok(lines)
+                Ok([lines, pending].concat())
             }
             Err(error) => {
                 let why = log::error_chain(&error);
@@ -126,23 +128,22 @@ impl Reloader {
         self.current.snapshot().timeouts().drain
     }
 
-    /// Reads the file again and puts it in force. Returns a line for each limit and each section
-    /// that has changed.
+    /// Reads the file again and puts it in force.
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
-    pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
+    pub(super) async fn reload(&self) -> Result<AppliedChanges, Error> {
         let mut in_force = self.in_force.lock().await;
         let path = self.path.clone();
         // Off the event loop: reading includes certificates and the system's trust store.
         let settings = spawn_blocking(move || config::read(&path)).await??;
         let text = Arc::clone(&settings.text);
-        let lines = self.apply(&mut in_force, settings).await?;
+        let changes = self.apply(&mut in_force, settings).await?;
         *self.on_disk.borrow_mut() = text;
-        Ok(lines)
+        Ok(changes)
     }
 
-    /// Replaces the settings in force by `settings`. Returns a line for each change.
+    /// Replaces the settings in force by `settings`.
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
@@ -150,7 +151,7 @@ impl Reloader {
         &self,
         in_force: &mut Option<Settings>,
         mut settings: Settings,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<AppliedChanges, Error> {
         let before = in_force.as_ref().ok_or(Error::HandedOver)?;
         settings.keep_overrides(before);
         let bind_plan = self.listeners.plan(&settings.listeners())?;
@@ -160,29 +161,21 @@ impl Reloader {
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        for (section, changed) in [
-            ("[state]", settings.gate.state != before.gate.state),
-            ("[store]", settings.gate.store != before.gate.store),
-            ("[admin]", settings.admin != before.admin),
-            ("[locks]", settings.locks != before.locks),
-            ("[zmq] listen", settings.zmq != before.zmq),
-        ] {
-            if changed {
-                tracing::warn!("{section} stays as it was: a change needs a restart or an upgrade (SIGUSR2)");
-            }
-        }
         (settings.listen, settings.transparent) = configured;
+        let pending = changes::pending(before, &settings);
         let others = OtherChanges::between(before, &settings);
         let waiters = waiters_policy(before, &settings);
         let settle_time = settle_time(before).max(settle_time(&settings));
         let publish = |reload: &ReloadSummary, revision| self.current.replace(parts.with(&reload.ids, revision));
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), settle_time, waiters, publish);
-        self.listeners.apply(bind_plan, &self.workers);
+        self.listeners.apply(bind_plan, &self.workers).await;
         self.shared.connections.update(settings.connections);
         descriptors::check(&self.shared.connections);
         log::set_level(settings.log);
+        // What is pending is told at each reload, until the process ends or the file says again what is in force.
+        settings.keep_fixed(before);
         *in_force = Some(settings);
-        Ok(changes::log_lines(&self.shared.gate, &reload, others))
+        Ok(AppliedChanges { lines: changes::log_lines(&self.shared.gate, &reload, others), pending })
     }
 
     /// Runs `hand_over`, which lets another process take over. No reload runs meanwhile, nor

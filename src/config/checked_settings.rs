@@ -130,6 +130,15 @@ impl Settings {
         self.zmq_bound = before.zmq_bound;
     }
 
+    /// Keeps the sections that no reload changes. `before`: the settings in force.
+    pub fn keep_fixed(&mut self, before: &Settings) {
+        self.gate.state.clone_from(&before.gate.state);
+        self.gate.store.clone_from(&before.gate.store);
+        self.admin.clone_from(&before.admin);
+        self.locks.clone_from(&before.locks);
+        self.zmq.clone_from(&before.zmq);
+    }
+
     /// Addresses to listen on for callers: those of the proxy, and then those for redirected connections.
     pub fn listeners(&self) -> Vec<ListenAddress> {
         let of_kind = |kind| move |address: &SocketAddr| ListenAddress { address: *address, kind };

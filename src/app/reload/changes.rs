@@ -8,6 +8,31 @@ use crate::gate::Gate;
 use crate::locker::{LimitId, ReloadSummary};
 use crate::proxy::claims::Rule;
 
+/// Result of a reload.
+pub(in crate::app) struct AppliedChanges {
+    /// A line for each limit and each section that has changed.
+    pub(in crate::app) lines: Vec<String>,
+    /// A line for each section that is not in force as the file has it.
+    pub(in crate::app) pending: Vec<String>,
+}
+
+/// Returns a line for each section that differs from the one in force and that no reload changes, with the command that does.
+pub(super) fn pending(before: &Settings, after: &Settings) -> Vec<String> {
+    let sections = [
+        ("[state]", before.gate.state != after.gate.state),
+        ("[store]", before.gate.store != after.gate.store),
+        ("[admin]", before.admin != after.admin),
+        ("[locks]", before.locks != after.locks),
+        ("[zmq] listen", before.zmq != after.zmq),
+    ];
+    let command = format!("kill -USR2 {}", std::process::id());
+    let changed = sections.into_iter().filter(|(_, is_changed)| *is_changed);
+    let line = |(section, _)| {
+        format!("{section} stays as it was: {command} lets a new process take over with it, without losing a request")
+    };
+    changed.map(line).collect()
+}
+
 /// Returns a line for each limit that has changed, then one for each section. `reload`: changes that the locker found.
 /// `others`: the rest.
 pub(super) fn log_lines(gate: &Gate, reload: &ReloadSummary, others: OtherChanges) -> Vec<String> {
