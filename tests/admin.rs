@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::support::gateway::Dir;
 use crate::support::*;
+use crate::user_metrics::used_by;
 
 /// An address for an admin listener, and the section of the file that opens it.
 pub(crate) fn listener() -> (SocketAddr, String) {
@@ -68,13 +69,27 @@ pub(crate) fn metrics(admin: SocketAddr) -> BTreeMap<String, f64> {
     values
 }
 
-/// Prometheus' own parser, in Python, reads it.
+/// Prometheus' own parser, in Python, reads it, and prints the samples as lists of name, labels and value.
 const PARSE: &str = "
-import sys
+import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 families = list(text_string_to_metric_families(sys.stdin.read()))
 assert len(families) > 15, families
+json.dump([[sample.name, sample.labels, sample.value] for family in families for sample in family.samples], sys.stdout)
 ";
+
+/// The samples of `/metrics` as Prometheus' own parser reads them.
+#[track_caller]
+pub(crate) fn read_by_prometheus(admin: SocketAddr) -> Vec<(String, BTreeMap<String, String>, f64)> {
+    let text = ask(admin, "GET", "/metrics", "").body;
+    let mut python = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
+    let piped = std::process::Stdio::piped;
+    let mut parser = python.args(["-c", PARSE]).stdin(piped()).stdout(piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut parser.stdin.take().unwrap(), &text).unwrap();
+    let output = parser.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
 
 #[test]
 fn what_becomes_of_requests_is_counted_limit_by_limit() {
@@ -129,11 +144,7 @@ fn what_becomes_of_requests_is_counted_limit_by_limit() {
 #[test]
 fn prometheus_reads_the_metrics() {
     let (_gateway, admin) = watched(&limit(3, "1s", ""), "");
-    let text = ask(admin, "GET", "/metrics", "").text();
-    let mut python = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.venv/bin/python"));
-    let mut parser = python.args(["-c", PARSE]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(parser.stdin.as_mut().unwrap(), text.as_bytes()).unwrap();
-    assert!(parser.wait().unwrap().success(), "{text}");
+    assert!(read_by_prometheus(admin).len() > 30);
 }
 
 #[test]
@@ -306,7 +317,7 @@ fn top_shows_the_limits_and_says_why_it_cannot() {
 
 #[test]
 fn the_dashboard_for_grafana_asks_for_what_there_is_and_for_nothing_else() {
-    let (_gateway, admin) = watched(&limit(3, "1s", "in_flight = 2"), "");
+    let (_gateway, admin) = used_by(&["me"], &limit(3, "1s", "in_flight = 2"));
     let seen = metrics(admin);
     let known: std::collections::BTreeSet<&str> = seen.keys().map(|name| name.split('{').next().unwrap()).collect();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/grafana.json");
@@ -320,7 +331,7 @@ fn the_dashboard_for_grafana_asks_for_what_there_is_and_for_nothing_else() {
             );
         }
     }
-    // One that has no value before the first refusal.
+    // One has no value before the first refusal.
     let missing: Vec<&String> =
         asked.iter().filter(|name| !known.contains(name.as_str()) && *name != "lockgate_refusals_total").collect();
     assert!(missing.is_empty() && asked.len() > 15, "{missing:?} of {}", asked.len());

@@ -81,6 +81,7 @@ mod tuning; // limits changed while requests wait
 mod tunnel_ports; // what a tunnel may carry, by its port
 mod unchanged; // programs that know nothing of us: each of their requests is counted
 mod upgrades; // content comes before the new protocol
+mod user_metrics; // requests by user, whatever protocol they came by
 mod waiting; // in turn, at once, and forgotten when gone
 mod windows; // flow control of HTTP/2 follows what is consumed
 mod zmq; // asks over ZeroMQ, for what is no HTTP request

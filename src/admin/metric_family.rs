@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
@@ -38,11 +38,11 @@ pub(super) fn begin<'e>(
     encoder.encode_descriptor(metric.name, metric.help, metric.unit.as_ref(), metric.kind)
 }
 
-/// Writes a family of counters. `L`: number of labels; 0 for a counter without any.
-pub(super) fn counters<'v, const L: usize>(
+/// Writes a family of counters, of whole numbers or of `f64`. `L`: number of labels; 0 for a counter without any.
+pub(super) fn counters<'v, const L: usize, V: EncodeCounterValue>(
     encoder: &mut DescriptorEncoder<'_>,
     metric: &Metric,
-    values: impl Iterator<Item = ([(&'static str, &'v str); L], u64)>,
+    values: impl Iterator<Item = ([(&'static str, &'v str); L], V)>,
 ) -> fmt::Result {
     let mut family = begin(encoder, metric)?;
     for (labels, value) in values {

@@ -2,7 +2,7 @@
 //!
 //! Names follow the conventions of Prometheus: the prefix `lockgate_` (`process_` for what every
 //! process has), base units (seconds), `_total` for counters, and state sets (one series for each state, 1 for the present one) for
-//! states. Label values come from the configuration file and from fixed lists, never from requests:
+//! states. Label values come from the configuration file, from the users file and from fixed lists, never from requests:
 //! their number is bounded.
 
 use std::fmt;
@@ -66,6 +66,7 @@ impl Collector for Scrape {
         self.encode_tallies(&mut encoder)?;
         self.encode_windows(&mut encoder)?;
         self.encode_hosts(&mut encoder)?;
+        self.encode_users(&mut encoder)?;
         self.encode_parents(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
@@ -134,6 +135,31 @@ impl Scrape {
             kind: MetricType::Histogram,
         };
         histograms(encoder, &metric, hosts.iter().map(|(name, host)| ([("host", &**name)], host.durations())))
+    }
+
+    /// Requests by the user that made them, of those that the users file has now.
+    fn encode_users(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let users = self.0.current.snapshot().accounts();
+        let requests = users.iter().flat_map(|user| {
+            user.requests().map(|(digit, count)| ([("user", &**user.name()), ("code", CLASSES[digit])], count))
+        });
+        let help = "Requests that have ended, by user of [access] users and class of status";
+        counters(encoder, &counter("user_requests", help), requests)?;
+        let refused = users
+            .iter()
+            .flat_map(|user| user.refused().map(|(party, count)| ([("user", &**user.name()), ("by", party)], count)));
+        let help = "Requests of a user that the gateway answered with an error of its own, by the party that refused";
+        counters(encoder, &counter("user_refusals", help), refused)?;
+        let in_seconds = |name, help| Metric { unit: Some(Unit::Seconds), ..counter(name, help) };
+        let waits = users.iter().map(|user| ([("user", &**user.name())], user.wait_sum().as_secs_f64()));
+        counters(encoder, &in_seconds("user_wait", "Time that requests of a user were queued for a permit"), waits)?;
+        let in_bytes = |name, help| Metric { unit: Some(Unit::Bytes), ..counter(name, help) };
+        let help = "Bytes of the content of a user's requests, and from it in tunnels";
+        let received = users.iter().map(|user| ([("user", &**user.name())], user.bytes().0));
+        counters(encoder, &in_bytes("user_received", help), received)?;
+        let help = "Bytes of the content of responses to a user, and to it in tunnels";
+        let sent = users.iter().map(|user| ([("user", &**user.name())], user.bytes().1));
+        counters(encoder, &in_bytes("user_sent", help), sent)
     }
 
     /// Gauges of the windows of each limit.

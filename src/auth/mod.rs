@@ -6,7 +6,8 @@
 //! Only the scheme `Basic` is known. Users come from the users file of `[access]`, `[admin]` or
 //! `[locks]`, as names with bcrypt hashes; each of the three has a [`Passwords`] of its own, with
 //! its own cache and its own counts of failures. Nothing is kept over a restart or a change of the
-//! users.
+//! users. A login returns the account of its user: a value that the owner of the [`Passwords`] has made
+//! for the name, such as the counters of its requests.
 
 mod charset;
 mod password;

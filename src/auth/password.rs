@@ -95,13 +95,15 @@ pub enum LoginError {
 }
 
 /// Users with their bcrypt hashes, and the cache of credentials seen so far.
+///
+/// `A`: account, which a login returns for its user; by default the name alone.
 #[derive(Debug)]
-pub struct Passwords {
-    /// bcrypt hashes by user name.
+pub struct Passwords<A = Arc<str>> {
+    /// Accounts and bcrypt hashes by user name.
     ///
     /// A hash is in modular crypt format: `$2b$12$` and 53 further characters. One that bcrypt
     /// cannot read never matches.
-    users: HashMap<Arc<str>, Arc<str>>,
+    users: HashMap<Arc<str>, (A, Arc<str>)>,
     /// Hash that the password of an unknown user is compared with, so that the response takes as
     /// long as for a wrong password.
     ///
@@ -112,7 +114,7 @@ pub struct Passwords {
     /// Random seeds of the two halves of a [`CredHash`].
     seeds: [RandomState; 2],
     /// Shared with running verifications, which outlive the caller's request.
-    cache: Arc<AuthCache>,
+    cache: Arc<AuthCache<A>>,
     /// Slots for verifications that run.
     ///
     /// Half of the processors rounded up, and never more than [`MAX_IN_PROGRESS`].
@@ -122,12 +124,12 @@ pub struct Passwords {
 }
 
 /// Results of earlier verifications.
-#[derive(Debug, Default)]
-struct AuthCache {
-    /// Right credentials by user name; at most one entry per user.
+#[derive(Debug)]
+struct AuthCache<A> {
+    /// Right credentials by user name, with the user's account; at most one entry per user.
     ///
     /// An entry never expires: a removed user or a new hash comes with a new [`Passwords`].
-    right: RwLock<HashMap<Arc<str>, CredHash>>,
+    right: RwLock<HashMap<Arc<str>, (CredHash, A)>>,
     /// Wrong credentials by address.
     ///
     /// Never locked during a verification.
@@ -135,17 +137,30 @@ struct AuthCache {
 }
 
 impl Passwords {
+    /// Prepares the verification for accounts that are names alone; see [`Passwords::with_accounts`].
+    pub fn new(users: Vec<(String, String)>, ipv6_prefix: Ipv6Prefix) -> Passwords {
+        Passwords::with_accounts(users, ipv6_prefix, Arc::clone)
+    }
+}
+
+impl<A: Clone + Send + Sync + 'static> Passwords<A> {
     /// Prepares the verification. `users`: names and bcrypt hashes; of equal names the first
     /// counts. `ipv6_prefix`: length in bits of the IPv6 blocks in which failures count together;
     /// never longer than [`Ipv6Prefix::default`], the smallest block that one holder has.
+    /// `account`: makes the account of a name.
     ///
     /// Verifies no hash: a malformed one is found when its user logs in, as a wrong password.
-    pub fn new(users: Vec<(String, String)>, ipv6_prefix: Ipv6Prefix) -> Passwords {
+    pub fn with_accounts(
+        users: Vec<(String, String)>,
+        ipv6_prefix: Ipv6Prefix,
+        account: impl Fn(&Arc<str>) -> A,
+    ) -> Passwords<A> {
         let cost = |hash: &str| hash.split('$').nth(2).and_then(|cost| cost.parse::<u32>().ok());
         let decoy = users.iter().map(|(_, hash)| hash.as_str()).max_by_key(|hash| cost(hash)).map(Arc::from);
         let mut by_name = HashMap::new();
         for (name, hash) in users {
-            by_name.entry(Arc::from(name)).or_insert_with(|| Arc::from(hash));
+            let name: Arc<str> = name.into();
+            by_name.entry(Arc::clone(&name)).or_insert_with(|| (account(&name), hash.into()));
         }
         // Half of the processors stay free for the traffic of callers that have logged in.
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -154,18 +169,18 @@ impl Passwords {
             decoy,
             ipv6_prefix: Ipv6Prefix(ipv6_prefix.0.min(Ipv6Prefix::default().0)),
             seeds: [RandomState::new(), RandomState::new()],
-            cache: Arc::default(),
+            cache: Arc::new(AuthCache { right: RwLock::default(), failures: Mutex::default() }),
             in_progress: Arc::new(Semaphore::new(processors.div_ceil(2).min(MAX_IN_PROGRESS))),
             waiting: AtomicUsize::new(0),
         }
     }
 
-    /// Returns the name of the user that the credentials belong to. `field`: value of a
+    /// Returns the account of the user that the credentials belong to. `field`: value of a
     /// Proxy-Authorization or Authorization field. `now`: reads the clock; a verification takes
     /// long enough for the time to change.
     ///
     /// Example: `Basic YW5uYTpzZWNyZXQ=` are the credentials of `anna` with the password `secret`;
-    /// the result is `anna`.
+    /// the result is the account of `anna`.
     ///
     /// Takes microseconds for credentials that were right before. A new wrong password takes
     /// bcrypt's time for unknown names too, so that the time does not tell them from known ones.
@@ -180,14 +195,19 @@ impl Passwords {
         peer: IpAddr,
         field: &[u8],
         now: impl Fn() -> Time + Send + 'static,
-    ) -> Result<Arc<str>, LoginError> {
+    ) -> Result<A, LoginError> {
         let (name, password) = decode(field).ok_or(LoginError::InvalidCredentials)?;
         self.check_login(peer, name, password, now).await
     }
 
-    /// True if there is a user of this name.
-    pub fn has_user(&self, name: &str) -> bool {
-        self.users.contains_key(name)
+    /// Account of the user of this name, if there is one.
+    pub fn account(&self, name: &str) -> Option<&A> {
+        self.users.get(name).map(|(account, _)| account)
+    }
+
+    /// Accounts of all users, in no order.
+    pub fn accounts(&self) -> impl Iterator<Item = &A> {
+        self.users.values().map(|(account, _)| account)
     }
 
     /// The same as [`Passwords::check`] for a name and a password that are not in a field.
@@ -203,7 +223,7 @@ impl Passwords {
         name: Vec<u8>,
         password: Vec<u8>,
         now: impl Fn() -> Time + Send + 'static,
-    ) -> Result<Arc<str>, LoginError> {
+    ) -> Result<A, LoginError> {
         // Hash of the decoded credentials: another spelling of the same ones is not verified again.
         let decoded = (&name, bcrypt_key(&password));
         let cred = CredHash(self.seeds[0].hash_one(decoded), self.seeds[1].hash_one(decoded));
@@ -223,8 +243,8 @@ impl Passwords {
         }
         self.cache.failures().check(addr, cred, now())?;
         let known = std::str::from_utf8(&name).ok().and_then(|name| self.users.get_key_value(name));
-        let user = known.map(|(name, _)| Arc::clone(name));
-        let hash = known.map(|(_, hash)| hash).or(self.decoy.as_ref()).map(Arc::clone);
+        let user = known.map(|(name, (account, _))| (Arc::clone(name), account.clone()));
+        let hash = known.map(|(_, (_, hash))| hash).or(self.decoy.as_ref()).map(Arc::clone);
         let hash = hash.ok_or(LoginError::InvalidCredentials)?;
         let cache = Arc::clone(&self.cache);
         let verification = tokio::task::spawn_blocking(move || {
@@ -233,18 +253,18 @@ impl Passwords {
             cache.record(addr, cred, user.as_ref(), now());
             // Held until here, so that the bound holds even after the caller has hung up.
             drop(permit);
-            user
+            user.map(|(_, account)| account)
         });
         verification.await.ok().flatten().ok_or(LoginError::InvalidCredentials)
     }
 }
 
-impl AuthCache {
-    /// User with these credentials, if they were verified before.
-    fn user(&self, name: &[u8], cred: CredHash) -> Option<Arc<str>> {
+impl<A: Clone> AuthCache<A> {
+    /// Account of the user with these credentials, if they were verified before.
+    fn user(&self, name: &[u8], cred: CredHash) -> Option<A> {
         let name = std::str::from_utf8(name).ok()?;
         let right = self.right.read().unwrap_or_else(PoisonError::into_inner);
-        right.get_key_value(name).filter(|(_, right)| **right == cred).map(|(user, _)| Arc::clone(user))
+        right.get(name).filter(|(right, _)| *right == cred).map(|(_, account)| account.clone())
     }
 
     /// Locks the failures. A panic elsewhere leaves them usable: each change is one call.
@@ -252,13 +272,14 @@ impl AuthCache {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores the result of a verification; `user`: `None` if the credentials were wrong.
+    /// Stores the result of a verification; `user`: name and account, `None` if the credentials were wrong.
     ///
     /// Right credentials replace those that the user had in the cache; they do not clear the
     /// failures of the address.
-    fn record(&self, addr: AddrKey, cred: CredHash, user: Option<&Arc<str>>, now: Time) {
-        let Some(user) = user else { return self.failures().add(addr, cred, now) };
-        self.right.write().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(user), cred);
+    fn record(&self, addr: AddrKey, cred: CredHash, user: Option<&(Arc<str>, A)>, now: Time) {
+        let Some((name, account)) = user else { return self.failures().add(addr, cred, now) };
+        let mut right = self.right.write().unwrap_or_else(PoisonError::into_inner);
+        right.insert(Arc::clone(name), (cred, account.clone()));
     }
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
+use super::account::Account;
 use super::blocked_ports;
 use super::metrics::Metrics;
 use super::named_hosts::HostListing;
@@ -81,8 +82,8 @@ pub struct Admitted {
     ///
     /// 64 bits, which differ between gateways and stay the same over a restart of one.
     pub caller: Caller,
-    /// User name; `None` if no passwords are required.
-    pub user: Option<Arc<str>>,
+    /// Account of its user; `None` if no passwords are required.
+    pub user: Option<Arc<Account>>,
     /// Address of the caller, or the block of IPv6 addresses that it belongs to.
     pub block: IpNet,
     /// Addresses that its request may be forwarded to.
@@ -95,7 +96,7 @@ pub struct Access {
     /// This field and those without a doc are as in [`Settings`].
     allow_from: Vec<IpNet>,
     /// `None` if no passwords are required.
-    passwords: Option<Passwords>,
+    passwords: Option<Passwords<Arc<Account>>>,
     connect_ports: Vec<u16>,
     allow_ports: Vec<u16>,
     only_listed: bool,
@@ -108,9 +109,15 @@ pub struct Access {
 
 impl Access {
     /// Takes settings that the configuration has checked. `seed`: seed of the hash of
-    /// [`Admitted::caller`].
-    pub fn new(settings: Settings, seed: [u8; 16]) -> Access {
-        let passwords = settings.users.map(|users| Passwords::new(users, settings.ipv6_prefix));
+    /// [`Admitted::caller`]. `before`: rules in force, whose accounts are kept for the names that stay.
+    pub fn new(settings: Settings, seed: [u8; 16], before: Option<&Access>) -> Access {
+        let before = before.and_then(|before| before.passwords.as_ref());
+        let account = |name: &Arc<str>| {
+            let kept = before.and_then(|before| before.account(name));
+            kept.map_or_else(|| Account::new(name), Arc::clone)
+        };
+        let ipv6_prefix = settings.ipv6_prefix;
+        let passwords = settings.users.map(|users| Passwords::with_accounts(users, ipv6_prefix, account));
         Access {
             allow_from: settings.allow_from,
             passwords,
@@ -122,6 +129,13 @@ impl Access {
             upgrades: settings.upgrades,
             seed,
         }
+    }
+
+    /// Accounts of the users, by their names.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        let mut accounts: Vec<_> = self.passwords.iter().flat_map(Passwords::accounts).map(Arc::clone).collect();
+        accounts.sort_by(|one, other| one.name().cmp(other.name()));
+        accounts
     }
 
     /// True if callers need a password.
@@ -146,26 +160,12 @@ impl Access {
         self.allow_from.is_empty() || self.allow_from.iter().any(|range| range.contains(&peer))
     }
 
-    /// Decides on one request. `named`: entries of limits and routes for its host.
-    ///
-    /// The password is checked before any response reveals which hosts may be called. Routes need
-    /// it too: requests through a route use up the same limits.
+    /// Decides on one request of a caller that [`Access::identify`] has let pass. `named`: entries of
+    /// limits and routes for its host.
     ///
     /// # Errors
-    /// 403 for an address, a port or a host that is not allowed; 407 without valid credentials; 429
-    /// after too many wrong ones; 503 if too many passwords wait for verification.
-    ///
-    /// # Cancel safety
-    /// A verification that has begun runs to its end, and its result is cached.
-    pub async fn admit(
-        &self,
-        source: RequestSource,
-        head: &RequestHead,
-        target: &Target,
-        named: HostListing,
-        clock: Clock,
-    ) -> Result<Admitted, Refusal> {
-        let admitted = self.identify(source, head, clock).await?;
+    /// 403 for a port or a host that is not allowed.
+    pub fn admit(&self, identified: Admitted, target: &Target, named: HostListing) -> Result<Admitted, Refusal> {
         let port = target.origin.port;
         match target.form {
             Form::Authority if self.allows_tls_to(port) => {}
@@ -181,7 +181,7 @@ impl Access {
         if !self.lists(named) {
             return Err(Refusal::Denied("no limit names the host, and [access] unlisted_hosts is \"deny\""));
         }
-        Ok(Admitted { reach: named.reach, ..admitted })
+        Ok(Admitted { reach: named.reach, ..identified })
     }
 
     /// True if a tunnel to this port may carry TLS, and other protocols than HTTP.
@@ -221,8 +221,15 @@ impl Access {
 
     /// Identifies the caller, whatever host its request is for.
     ///
+    /// The password is checked before any response reveals which hosts may be called. Routes need
+    /// it too: requests through a route use up the same limits.
+    ///
     /// # Errors
-    /// As [`Access::admit`], without the checks of host and port.
+    /// 403 for an address that is not allowed; 407 without valid credentials; 429 after too many wrong
+    /// ones; 503 if too many passwords wait for verification.
+    ///
+    /// # Cancel safety
+    /// A verification that has begun runs to its end, and its result is cached.
     pub async fn identify(&self, source: RequestSource, head: &RequestHead, clock: Clock) -> Result<Admitted, Refusal> {
         if !self.may_connect_from(source.connection) {
             return Err(Refusal::Denied("your address is not in [access] allow_from"));
@@ -251,7 +258,7 @@ impl Access {
         name: Vec<u8>,
         password: Vec<u8>,
         clock: Clock,
-    ) -> Result<Arc<str>, LoginError> {
+    ) -> Result<Arc<Account>, LoginError> {
         let passwords = self.passwords.as_ref().ok_or(LoginError::InvalidCredentials)?;
         passwords.check_login(peer, name, password, move || clock.now()).await
     }
@@ -261,16 +268,13 @@ impl Access {
     /// # Errors
     /// 403 if these settings do not allow its address; 407 if they require a login that it has not, or have its user no
     /// more.
-    pub(super) fn admit_program(&self, address: IpAddr, user: Option<Arc<str>>) -> Result<Admitted, Refusal> {
+    pub(super) fn admit_program(&self, address: IpAddr, user: Option<&str>) -> Result<Admitted, Refusal> {
         if !self.may_connect_from(address) {
             return Err(Refusal::Denied("your address is not in [access] allow_from"));
         }
-        if let Some(passwords) = &self.passwords
-            && !user.as_deref().is_some_and(|user| passwords.has_user(user))
-        {
-            return Err(Refusal::Unauthorized);
-        }
-        Ok(self.admitted(address, user.filter(|_| self.passwords.is_some())))
+        let Some(passwords) = &self.passwords else { return Ok(self.admitted(address, None)) };
+        let account = user.and_then(|user| passwords.account(user)).ok_or(Refusal::Unauthorized)?;
+        Ok(self.admitted(address, Some(Arc::clone(account))))
     }
 
     /// Identity that takes turns for a program's connection from this port: that of its user, else one of its own.
@@ -293,16 +297,18 @@ impl Access {
     }
 
     /// Makes the identity of a caller that has passed all checks, with the least reach.
-    fn admitted(&self, address: IpAddr, user: Option<Arc<str>>) -> Admitted {
+    fn admitted(&self, address: IpAddr, user: Option<Arc<Account>>) -> Admitted {
         let block = self.ipv6_prefix.block(address);
-        Admitted { caller: caller(&self.seed, user.as_deref(), block), user, block, reach: Reach::Public }
+        let name = user.as_ref().map(|user| &**user.name());
+        Admitted { caller: caller(&self.seed, name, block), user, block, reach: Reach::Public }
     }
 }
 
 impl Admitted {
     /// Remembers the caller's name for the dashboard's view of the queue, before it waits.
     pub(super) fn remember_name(&self, metrics: &Metrics) {
-        let name = || self.user.as_deref().map_or_else(|| prefix::display_block(self.block), str::to_owned);
+        let user = self.user.as_ref();
+        let name = || user.map_or_else(|| prefix::display_block(self.block), |user| user.name().to_string());
         metrics.remember_name(self.caller, name);
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn acquire(
     let snapshot = &session.worker.snapshot;
     check_site(session)?;
     let admitted = snapshot.access.identify(session.source(), &session.head, snapshot.gate.clock()).await?;
-    log.admitted(&admitted);
+    log.identified(&admitted);
     if session.head.method() != "POST" {
         return Err(Refusal::NotPost.into());
     }

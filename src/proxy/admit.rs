@@ -130,15 +130,21 @@ async fn check(session: &mut Session, log: &mut RequestLog) -> Result<(Target, A
     }
     let admitted = match session.within.as_deref() {
         // The tunnel's CONNECT was admitted, and with it every request inside.
-        Some(within) => snapshot.access.readmit(session.caller, &within.admitted),
+        Some(within) => {
+            let admitted = snapshot.access.readmit(session.caller, &within.admitted);
+            log.identified(&admitted);
+            admitted
+        }
         None => {
             let named = snapshot.named_hosts.look_up(&target);
             // No host is called: the gateway answers this request itself.
             let named = HostListing { listed: named.listed || capabilities::is_asked(head), ..named };
-            snapshot.access.admit(session.source(), head, &target, named, snapshot.gate.clock()).await?
+            let identified = snapshot.access.identify(session.source(), head, snapshot.gate.clock()).await?;
+            // A refusal of the host or the port counts for the user, too.
+            log.identified(&identified);
+            snapshot.access.admit(identified, &target, named)?
         }
     };
-    log.admitted(&admitted);
     if let Some(first) = &session.first_admission {
         first.set();
     }

@@ -19,7 +19,8 @@ impl Count {
         self.add(1);
     }
 
-    fn add(&self, more: u64) {
+    /// Adds a number.
+    pub(super) fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 

@@ -85,7 +85,7 @@ impl KeyHasher {
     pub(super) fn add_caller(&mut self, admitted: &Admitted) {
         match (self.is_shared, &admitted.user) {
             (false, _) => self.add(Some(&admitted.caller.0.to_le_bytes())),
-            (true, Some(user)) => self.add(Some(format!("user {user}").as_bytes())),
+            (true, Some(user)) => self.add(Some(format!("user {}", user.name()).as_bytes())),
             (true, None) => self.add(Some(format!("address {}", prefix::display_block(admitted.block)).as_bytes())),
         }
     }

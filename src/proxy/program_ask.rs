@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::access::Admitted;
 use super::access_log::AccessLogEntry;
+use super::account::{Account, RequestFigures};
 use super::bare_permit::{self, BareAsk};
 use super::claims::Claims;
 use super::outcome::Failure;
@@ -111,7 +112,7 @@ impl ProgramPeer {
         let clock = snapshot.gate.clock();
         let user = snapshot.access.login(self.address.ip(), name, password, clock).await?;
         // The first login stays.
-        self.user.set(user).ok();
+        self.user.set(Arc::clone(user.name())).ok();
         Ok(())
     }
 
@@ -138,6 +139,8 @@ struct PendingAsk<'p> {
     claims: Claims,
     /// Identity that takes turns.
     caller: Caller,
+    /// Account of its user; `None` if no passwords are required.
+    account: Option<Arc<Account>>,
     started: Time,
     waited: Duration,
     /// Start of the present wait.
@@ -157,6 +160,7 @@ impl<'p> PendingAsk<'p> {
             snapshot,
             claims: Claims::default(),
             caller: Caller(0),
+            account: None,
             started,
             waited: Duration::ZERO,
             waits_since: None,
@@ -180,8 +184,9 @@ impl<'p> PendingAsk<'p> {
         let named = self.ask.limit.as_deref().map(Arc::from);
         let default = || self.snapshot.asks.as_ref().map(|asks| Arc::clone(&asks.limit));
         self.limit = named.or_else(default).ok_or(Refusal::NoLimit)?;
-        let admitted: Admitted = access.admit_program(peer.address.ip(), peer.user.get().cloned())?;
+        let admitted: Admitted = access.admit_program(peer.address.ip(), peer.user.get().map(|user| &**user))?;
         self.caller = access.turn_of(&admitted, peer.address.port());
+        self.account.clone_from(&admitted.user);
         let values: Vec<_> = self.ask.keys.iter().map(|key| Cow::Borrowed(key.as_bytes())).collect();
         let cost = self.ask.cost.as_deref().map(str::as_bytes);
         self.claims = self.snapshot.rules.claim(&self.limit, &values, cost, &admitted)?;
@@ -208,6 +213,11 @@ impl<'p> PendingAsk<'p> {
     fn log(&self, status: u16, refusal: Option<&Refusal>) {
         let refused = refusal.map(|refusal| (refusal.refused_by(), refusal.note()));
         self.snapshot.metrics.ended(status, refused);
+        if let Some(account) = &self.account {
+            let (bytes_in, refused_by) = (self.ask.bytes, refused.map(|(party, _)| party));
+            account.waited(self.waited);
+            account.ended(RequestFigures { status, refused_by, bytes_in, bytes_out: 0 });
+        }
         if !self.snapshot.log.is_on() {
             return;
         }

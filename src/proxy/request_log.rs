@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::access::Admitted;
 use super::access_log::AccessLogEntry;
+use super::account::{Account, RequestFigures};
 use super::body::Body;
 use super::capabilities;
 use super::claims::Claims;
@@ -82,8 +83,8 @@ pub(super) struct RequestLog {
     pub(super) connect: Option<Timeout>,
     /// Metrics of the host that it is for; `None` before that is known, and for requests that the gateway answers itself.
     host: Option<Arc<HostMetrics>>,
-    /// Name by which the caller logged in; `None` if no password is required, or before admission.
-    user: Option<Arc<str>>,
+    /// Account by which the caller logged in; `None` if no password is required, or before its check.
+    user: Option<Arc<Account>>,
     /// Names of the limits that counted it.
     ///
     /// Filled only if `logged`; the broadest limit first, each once.
@@ -124,12 +125,17 @@ impl RequestLog {
     /// A request can wait several times: after a reload, and before each further sending.
     pub(super) fn add_wait(&mut self, asked: Time, now: Time) {
         self.waited_since.get_or_insert(asked);
-        self.waited += now.since(asked);
+        let waited = now.since(asked);
+        self.waited += waited;
+        // At once, and not at the end of a response or a tunnel that may last for hours.
+        if let Some(user) = &self.user {
+            user.waited(waited);
+        }
     }
 
-    /// Records the caller, once the access rules have let it pass.
-    pub(super) fn admitted(&mut self, admitted: &Admitted) {
-        self.user.clone_from(&admitted.user);
+    /// Records the caller, once it is known.
+    pub(super) fn identified(&mut self, caller: &Admitted) {
+        self.user.clone_from(&caller.user);
     }
 
     /// Records the origin that the request is for, or its tunnel.
@@ -248,6 +254,10 @@ impl RequestLog {
             let took = || snapshot.gate.clock().now().since(self.started);
             host.ended(self.status, (!is_stream).then(took));
         }
+        if let Some(user) = &self.user {
+            let (status, refused_by) = (self.status, self.refused.map(|(party, _)| party));
+            user.ended(RequestFigures { status, refused_by, bytes_in: self.bytes_in, bytes_out: self.bytes_out });
+        }
         if !self.logged {
             return;
         }
@@ -257,7 +267,7 @@ impl RequestLog {
         }
         snapshot.log.write(AccessLogEntry {
             peer: session.caller,
-            user: self.user,
+            user: self.user.map(|user| Arc::clone(user.name())),
             method: session.head.method().to_owned(),
             target: target(session),
             limits: self.limits,

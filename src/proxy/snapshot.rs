@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 
 use super::access::{self, Access};
 use super::access_log::AccessLog;
+use super::account::Account;
 use super::ask_defaults::AskDefaults;
 use super::balancers;
 use super::claims;
@@ -144,6 +145,11 @@ impl PreparedSnapshot {
         self.access.may_connect_from(peer)
     }
 
+    /// Accounts of the users of `[access] users`, by their names.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.access.accounts()
+    }
+
     /// Clock of the gate.
     pub fn clock(&self) -> Clock {
         self.gate.clock()
@@ -195,13 +201,17 @@ impl PreparedSnapshot {
         let start = |settings: &trace::Settings| trace::Tracer::start(settings, clock).map_err(Error::Traces);
         let tracer = settings.trace.map(|trace| Reused::reuse_or_make(before_tracer, trace, start));
         let seed = gate.seed();
-        let access = |settings: &access::Settings| Ok::<_, Error>(Arc::new(Access::new(settings.clone(), seed)));
+        let before_access = before.map(|before| &before.access);
+        let access_rules = |settings: &access::Settings| {
+            let access = Access::new(settings.clone(), seed, before_access.map(|access| &***access));
+            Ok::<_, Error>(Arc::new(access))
+        };
         let tls = |settings: &verify::Settings| Connector::new(settings.clone()).map(Arc::new).map_err(Error::Roots);
         Ok(PreparedSnapshot {
             hosts,
             named_hosts: NamedHosts::new(settings.rules.iter().flat_map(|rule| &rule.hosts)),
             targets: Targets::new(settings.routes),
-            access: Reused::reuse_or_make(before.map(|before| &before.access), settings.access, access)?,
+            access: Reused::reuse_or_make(before_access, settings.access, access_rules)?,
             balancers: settings.balancers,
             timeouts: TimeoutTable::new(settings.timeouts),
             parents: Arc::new(Parents::new(settings.parents, &metrics)),

@@ -35,24 +35,25 @@ async fn admit(
 ) -> Result<Admitted, Refusal> {
     let head = RequestHead::parse_for_test(format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
     let target = Targets::new(Vec::new()).find(&head, &Ingress::default()).expect("a target");
-    Access::new(settings, SEED).admit(source(peer), &head, &target, named, Clock::start()).await
+    let access = Access::new(settings, SEED, None);
+    access.admit(access.identify(source(peer), &head, Clock::start()).await?, &target, named)
 }
 
 #[test]
 fn addresses_are_compared_whatever_family_they_came_in() {
     let ranges = ["127.0.0.0/8", "2001:db8::/32"].map(|range| range.parse().expect("a range"));
-    let access = Access::new(Settings { allow_from: ranges.to_vec(), ..open() }, SEED);
+    let access = Access::new(Settings { allow_from: ranges.to_vec(), ..open() }, SEED, None);
     let may = |address: &str| access.may_connect_from(address.parse().expect("an address"));
     assert!(may("127.9.9.9") && may("::ffff:127.0.0.1") && may("2001:db8::7"));
     assert!(!may("128.0.0.1") && !may("::1") && !may("::ffff:10.0.0.1"));
-    assert!(Access::new(open(), SEED).may_connect_from(IpAddr::from([1, 2, 3, 4])));
+    assert!(Access::new(open(), SEED, None).may_connect_from(IpAddr::from([1, 2, 3, 4])));
 }
 
 #[tokio::test]
 async fn a_tunnel_leads_to_the_ports_that_are_named() {
     assert!(admit(open(), "::1", "CONNECT a:443", "", UNNAMED).await.is_ok());
     assert!(matches!(admit(open(), "::1", "CONNECT a:25", "", NAMED).await, Err(Refusal::Denied(_))));
-    let access = Access::new(open(), SEED);
+    let access = Access::new(open(), SEED, None);
     assert!(access.allows_tls_to(443) && !access.allows_tls_to(80));
 }
 
@@ -111,14 +112,14 @@ async fn a_password_comes_before_all_else() {
     let end_to_end = right.replace("Proxy-", "");
     assert!(matches!(admit(settings(), "::1", "GET http://a/", &end_to_end, NAMED).await, Err(Refusal::Unauthorized)));
     let admitted = admit(settings(), "::1", "GET http://a/", right, NAMED).await.expect("right");
-    assert_eq!(admitted.user.as_deref(), Some("anna"));
+    assert_eq!(admitted.user.as_ref().map(|user| &**user.name()), Some("anna"));
 }
 
 #[tokio::test]
 async fn a_name_that_nobody_proved_is_no_name() {
     let claimed = "Proxy-Authorization: Basic YW5uYTpwdw==\r\n";
     let admitted = admit(open(), "192.0.2.1", "GET http://a/", claimed, UNNAMED).await.expect("open");
-    assert_eq!(admitted.user, None);
+    assert!(admitted.user.is_none());
     let same = admit(open(), "::ffff:192.0.2.1", "GET http://b/", "", UNNAMED).await.expect("open");
     assert_eq!(admitted.caller, same.caller);
     let other = admit(open(), "192.0.2.2", "GET http://a/", "", UNNAMED).await.expect("open");
@@ -150,9 +151,26 @@ async fn the_addresses_of_one_ipv6_network_are_one_caller() {
 #[tokio::test]
 async fn a_caller_that_was_let_in_before_counts_by_the_new_settings() {
     let before = admit(open(), "2001:db8::1", "GET http://a/", "", NAMED).await.expect("open");
-    let narrow = Access::new(Settings { ipv6_prefix: Ipv6Prefix(128), ..open() }, SEED);
+    let narrow = Access::new(Settings { ipv6_prefix: Ipv6Prefix(128), ..open() }, SEED, None);
     let peer = "2001:db8::1".parse().expect("an address");
     let now = narrow.readmit(peer, &before);
     assert!(now.reach == Reach::Private && now.caller != before.caller);
     assert_eq!(now.block, peer.into());
+}
+
+#[test]
+fn a_name_that_stays_keeps_its_account_and_one_that_comes_back_has_a_new_one() {
+    let with = |names: &[&str], before: Option<&Access>| {
+        let users = names.iter().map(|name| ((*name).to_owned(), String::new()));
+        Access::new(Settings { users: Some(users.collect()), ..open() }, SEED, before)
+    };
+    let first = with(&["bo", "anna"], None);
+    let second = with(&["anna", "cy"], Some(&first));
+    let third = with(&["bo", "anna"], Some(&second));
+    let names: Vec<_> = second.accounts().iter().map(|account| account.name().to_string()).collect();
+    assert_eq!(names, ["anna", "cy"]);
+    let of = |access: &Access, at: usize| Arc::clone(&access.accounts()[at]);
+    assert!(Arc::ptr_eq(&of(&first, 0), &of(&second, 0)) && Arc::ptr_eq(&of(&first, 0), &of(&third, 0)));
+    assert!(!Arc::ptr_eq(&of(&first, 1), &of(&third, 1)));
+    assert!(Access::new(open(), SEED, Some(&third)).accounts().is_empty());
 }
