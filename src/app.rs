@@ -15,6 +15,7 @@ mod listen_error;
 mod lock_service;
 pub mod reload;
 mod run_error;
+mod service_tls;
 mod systemd;
 mod unix_signals;
 mod upgrade;
@@ -101,9 +102,9 @@ pub fn run(
         let gate = Arc::clone(&components.shared.gate);
         let mut timer = spawn_local(Arc::clone(&gate).drive());
         components.listeners.apply(components.bind_plan, &components.workers).await;
-        let Components { shared, current, workers, listeners, admin, locks, zmq, configured, .. } = components;
+        let Components { shared, current, workers, listeners, admin, locks, zmq, tls, configured, .. } = components;
         zmq.iter().for_each(ZmqService::accept);
-        let reloader = Rc::new(Reloader::new(path, current, shared.clone(), listeners, workers, configured));
+        let reloader = Rc::new(Reloader::new(path, current, shared.clone(), listeners, workers, tls, configured));
         if mode == StartMode::TakeOver {
             systemd::taken_over()
         } else {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::certs::{Authority, Fault};
 use crate::support::gateway::{Dir, PROGRAM};
 
 fn repository() -> &'static Path {
@@ -205,6 +206,14 @@ for monitor in kinds.get("ServiceMonitor", []):
 for bundle in kinds.get("Bundle", []):
     assert bundle["spec"]["sources"][0] == {"useDefaultCAs": True} and "inLine" in bundle["spec"]["sources"][1]
 (config,) = [map["data"]["proxy.toml"] for map in kinds["ConfigMap"] if "proxy.toml" in map["data"]]
+scheme = "HTTPS" if "admin-tls" in config else "HTTP"
+for workload in kinds.get("StatefulSet", []) + kinds.get("Deployment", []):
+    for container in workload["spec"]["template"]["spec"]["containers"]:
+        probes = [container[probe]["httpGet"] for probe in ("readinessProbe", "livenessProbe") if "httpGet" in container[probe]] \
+            if container["name"] == "lockgate" else []
+        assert all(probe.get("scheme", "HTTP") == scheme for probe in probes), probes
+for monitor in kinds.get("ServiceMonitor", []):
+    assert monitor["spec"]["endpoints"][0].get("scheme", "http").upper() == scheme, monitor
 print(config, end="")
 "#;
 
@@ -233,9 +242,12 @@ fn what_the_chart_renders_is_current_and_its_gateways_accept_their_configuration
         let config =
             succeed(Command::new(repository().join(".venv/bin/python")).args(["-c", READ_CHART]).arg(&rendered));
         let dir = Dir::new();
-        for secret in ["operators", "store", "authority"] {
+        for secret in ["operators", "store", "authority", "admin-tls"] {
             fs::create_dir(dir.path().join(secret)).unwrap();
         }
+        let (cert, key) = Authority::new().issue(Fault::None).write(&dir.path().join("admin-tls"), "tls");
+        fs::rename(cert, dir.path().join("admin-tls/tls.crt")).unwrap();
+        assert_eq!(key, dir.path().join("admin-tls/tls.key"));
         dir.write("operators/operators", &format!("operator:$2a$10${}\n", "a".repeat(53)));
         dir.write("store/password", "secret\n");
         fs::set_permissions(dir.path().join("store/password"), std::os::unix::fs::PermissionsExt::from_mode(0o600))

@@ -14,14 +14,14 @@ use crate::http_admin::{check_password, is_cross_site, may_be_dns_rebinding, pro
 
 /// Rejects requests that a foreign web page made a browser send.
 ///
-/// 421 for a Host that may have been pointed here by its owner (DNS rebinding), unless a password
-/// is needed anyway: a browser does not send one to another host. 403 for a request from a page of
+/// 421 for a Host that may have been pointed here by its owner (DNS rebinding), unless the connection has TLS, or a
+/// password is needed anyway: a browser does not send one to another host. 403 for a request from a page of
 /// another site (CSRF), except for following a link.
 pub(super) async fn reject_cross_site(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    if state.passwords.is_none() && may_be_dns_rebinding(headers) {
+    if state.passwords.is_none() && may_be_dns_rebinding(&request) {
         return problem(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
     }
+    let headers = request.headers();
     // A link to the dashboard may stand on any page.
     let follows_link =
         request.method() == Method::GET && headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");

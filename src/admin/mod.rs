@@ -43,6 +43,7 @@ use crate::http_admin;
 use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
 use crate::proxy::{CurrentSnapshot, Shared};
+use crate::tls::listener_tls::ListenerTls;
 
 /// Maximum number of simultaneous connections: enough for scrapers and some open dashboards, few
 /// enough to leave the process's file descriptors to callers.
@@ -53,7 +54,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// Returns the receiver of commands, and the thread. Dropping the receiver shuts the API down: the
 /// listener closes, open requests are answered, then the thread ends.
 ///
-/// `users`: names and bcrypt hashes; `None`: no password is needed.
+/// `users`: names and bcrypt hashes; `None`: no password is needed. `tls`: its certificate, which a reload may replace.
 ///
 /// # Errors
 /// If the runtime or the thread cannot be created, or the socket cannot be registered with the
@@ -61,6 +62,7 @@ const MAX_CONNECTIONS: usize = 64;
 pub fn open(
     socket: TcpListener,
     users: Option<Vec<(String, String)>>,
+    tls: Arc<ListenerTls>,
     shared: &Shared,
     current: &Arc<CurrentSnapshot>,
 ) -> io::Result<(mpsc::UnboundedReceiver<AdminCommand>, JoinHandle<()>)> {
@@ -89,7 +91,7 @@ pub fn open(
         runtime.block_on(async {
             tokio::spawn(events::sample_every_second(Arc::clone(&state), samples));
             let (router, stop) = (router(Arc::clone(&state)), state.commands.closed());
-            http_admin::serve(listener, router, MAX_CONNECTIONS, |_| true, stop).await;
+            http_admin::serve(listener, &tls, router, MAX_CONNECTIONS, |_| true, stop).await;
         });
     };
     let thread = thread::Builder::new().name("admin".to_owned()).spawn(serve)?;

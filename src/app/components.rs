@@ -15,6 +15,7 @@ use super::bound_listeners::{BindPlan, Listeners};
 use super::descriptors;
 use super::lock_service::LockServiceHandle;
 use super::reload::{max_settle_time, settle_time};
+use super::service_tls::ServiceTls;
 use super::worker_pool::WorkerPool;
 use super::zmq_service::ZmqService;
 use super::{Error, StartMode};
@@ -29,6 +30,7 @@ use crate::net::fd_socket::FdSocket;
 use crate::net::resolve::Resolver;
 use crate::proxy::access_log::AccessLog;
 use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
+use crate::tls::listener_tls::ListenerTls;
 use crate::tls::verify::Connector;
 
 /// All components of a run. The proxy listeners are bound, and accept nothing yet.
@@ -50,6 +52,8 @@ pub(super) struct Components {
     pub(super) locks: Option<Rc<LockServiceHandle>>,
     /// The ZeroMQ listener, if `[zmq]` is configured; it accepts nothing yet.
     pub(super) zmq: Option<ZmqService>,
+    /// Certificates of the admin API and of the lock service.
+    pub(super) tls: ServiceTls,
     /// The settings with the listen addresses as written,
     pub(super) configured: Settings,
     /// and with the addresses that were bound.
@@ -110,9 +114,10 @@ impl Components {
         settings.bound_to(&bind_plan.bound());
         let log = AccessLog::new(settings.proxy.access_log, Box::new(io::stdout()), clock);
         let parts = PreparedSnapshot::new(settings.proxy.clone(), shared.clone(), log, None)?;
-        let store_tls = store_tls(&settings)?;
+        let (tls, store_tls) = (ServiceTls::new(&settings)?, store_tls(&settings)?);
         // The previous process closed its lock service before it started this one.
-        let open_locks = |(socket, locks)| LockServiceHandle::open(socket, &locks, clock, failed.clone());
+        let open_locks =
+            |(socket, locks)| LockServiceHandle::open(socket, &locks, Arc::clone(&tls.locks), clock, failed.clone());
         let locks = locks.map(open_locks).transpose();
         let locks = locks.map_err(Error::Locks)?.map(Rc::new);
         if let Some(new_process) = &mut previous {
@@ -122,9 +127,7 @@ impl Components {
         let current = CurrentSnapshot::new(parts.with(&limits, Revision::default()));
         let workers = Rc::new(WorkerPool::start(&current, &shared).map_err(Error::Runtime)?);
         let zmq = zmq.map(|socket| ZmqService::open(socket, &shared, &current, failed)).transpose()?;
-        let users = settings.admin.as_ref().and_then(|admin| admin.users.clone());
-        let admin = admin.map(|socket| AdminListener::open(socket, users, &shared, &current)).transpose();
-        let admin = admin.map_err(Error::Runtime)?;
+        let admin = open_admin(admin, &settings, &tls, &shared, &current).map_err(Error::Runtime)?;
         match previous {
             // This process must not use the store while the previous one grants.
             Some(new_process) => {
@@ -146,6 +149,7 @@ impl Components {
             admin,
             locks,
             zmq,
+            tls,
             configured,
             settings,
         })
@@ -158,13 +162,26 @@ impl AdminListener {
     fn open(
         socket: (SocketAddr, TcpListener),
         users: Option<Vec<(String, String)>>,
+        tls: Arc<ListenerTls>,
         shared: &Shared,
         current: &Arc<CurrentSnapshot>,
     ) -> io::Result<AdminListener> {
-        let (commands, thread) = admin::open(socket.1.try_clone()?, users, shared, current)?;
-        tracing::info!(address = %socket.1.local_addr()?, "admin listening");
+        let (commands, thread) = admin::open(socket.1.try_clone()?, users, Arc::clone(&tls), shared, current)?;
+        tracing::info!(address = %socket.1.local_addr()?, tls = tls.config().is_some(), "admin listening");
         Ok(AdminListener { socket: Rc::new(socket), commands, thread })
     }
+}
+
+/// Starts the admin API on its socket, if it is configured.
+fn open_admin(
+    socket: Option<(SocketAddr, TcpListener)>,
+    settings: &Settings,
+    tls: &ServiceTls,
+    shared: &Shared,
+    current: &Arc<CurrentSnapshot>,
+) -> io::Result<Option<AdminListener>> {
+    let users = settings.admin.as_ref().and_then(|admin| admin.users.clone());
+    socket.map(|socket| AdminListener::open(socket, users, Arc::clone(&tls.admin), shared, current)).transpose()
 }
 
 /// Binds the socket of the ZeroMQ listener, if it is configured, and notes its address in the settings.

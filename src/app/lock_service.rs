@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -12,6 +13,7 @@ use super::Error;
 use crate::config;
 use crate::gate::clock::Clock;
 use crate::locks::{self, LockService};
+use crate::tls::listener_tls::ListenerTls;
 
 /// The lock service of this process, with all that is needed to reopen it.
 pub(super) struct LockServiceHandle {
@@ -19,6 +21,8 @@ pub(super) struct LockServiceHandle {
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
     /// Those of the start; a reload does not change them.
     settings: locks::LockSettings,
+    /// Its certificate, which a reload replaces.
+    tls: Arc<ListenerTls>,
     /// Shared with the proxy's gate.
     clock: Clock,
     /// Channel for [`Error::LockService`], if the service fails.
@@ -35,13 +39,14 @@ impl LockServiceHandle {
     pub(super) fn open(
         socket: (SocketAddr, TcpListener),
         settings: &config::Locks,
+        tls: Arc<ListenerTls>,
         clock: Clock,
         failed: mpsc::UnboundedSender<Error>,
     ) -> io::Result<LockServiceHandle> {
-        let config::Locks { users, allow_from, dir, listen: _ } = settings.clone();
+        let config::Locks { users, allow_from, dir, listen: _, tls: _ } = settings.clone();
         let settings = locks::LockSettings { users, allow_from, dir };
         let handle =
-            LockServiceHandle { socket: Rc::new(socket), settings, clock, failed, service: RefCell::default() };
+            LockServiceHandle { socket: Rc::new(socket), settings, tls, clock, failed, service: RefCell::default() };
         handle.reopen()?;
         tracing::info!(address = %handle.socket.1.local_addr()?, "lock service listening");
         Ok(handle)
@@ -55,7 +60,13 @@ impl LockServiceHandle {
         let failed = self.failed.clone();
         // The receiver is gone while the gateway exits.
         let on_failure = move |why| drop(failed.send(Error::LockService(why)));
-        let service = locks::open(self.socket.1.try_clone()?, self.settings.clone(), self.clock, on_failure)?;
+        let service = locks::open(
+            self.socket.1.try_clone()?,
+            self.settings.clone(),
+            Arc::clone(&self.tls),
+            self.clock,
+            on_failure,
+        )?;
         *self.service.borrow_mut() = Some(service);
         Ok(())
     }

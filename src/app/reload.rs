@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use self::changes::{AppliedChanges, OtherChanges};
 use super::bound_listeners::Listeners;
 use super::listen_error::ListenError;
+use super::service_tls::ServiceTls;
 use super::worker_pool::WorkerPool;
 use super::{descriptors, systemd};
 use crate::config::{self, Settings};
@@ -21,6 +22,7 @@ use crate::gate::WaiterPolicy;
 use crate::locker::{Limit, ReloadSummary};
 use crate::proxy::claims::Rule;
 use crate::proxy::{self, CurrentSnapshot, PreparedSnapshot, Shared};
+use crate::tls::identity;
 use crate::{log, proxy::access_log};
 
 /// Puts configurations in force, one at a time: of the file, or changed by a command of the admin
@@ -34,6 +36,8 @@ pub(super) struct Reloader {
     shared: Shared,
     listeners: Listeners,
     workers: Rc<WorkerPool>,
+    /// Certificates of the admin API and of the lock service.
+    tls: ServiceTls,
     /// The settings in force, with the listen addresses as written. Locked during each reload and
     /// hand-over, so that no two overlap. `None`: another process has taken over.
     pub(super) in_force: Mutex<Option<Settings>>,
@@ -53,6 +57,9 @@ pub enum Error {
     /// Its certificates or keys cannot be used.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
+    /// A certificate of another listener cannot be used.
+    #[error("the certificate of [admin] or [locks] cannot be used")]
+    Identity(#[from] identity::Error),
     /// Another process has taken over.
     #[error("another process has taken over; reload that one")]
     HandedOver,
@@ -70,10 +77,11 @@ impl Reloader {
         shared: Shared,
         listeners: Listeners,
         workers: Rc<WorkerPool>,
+        tls: ServiceTls,
         in_force: Settings,
     ) -> Reloader {
         let on_disk = RefCell::new(Arc::clone(&in_force.text));
-        Reloader { path, current, shared, listeners, workers, in_force: Mutex::new(Some(in_force)), on_disk }
+        Reloader { path, current, shared, listeners, workers, tls, in_force: Mutex::new(Some(in_force)), on_disk }
     }
 
     /// Path of the configuration file.
@@ -158,6 +166,7 @@ impl Reloader {
         let configured = (settings.listen.clone(), settings.transparent.clone());
         settings.bound_to(&bind_plan.bound());
         let parts = self.parts(&settings, before).await?;
+        let tls = self.tls.prepare(&settings)?;
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -169,6 +178,7 @@ impl Reloader {
         let publish = |reload: &ReloadSummary, revision| self.current.replace(parts.with(&reload.ids, revision));
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), settle_time, waiters, publish);
         self.listeners.apply(bind_plan, &self.workers).await;
+        self.tls.replace(tls);
         self.shared.connections.update(settings.connections);
         descriptors::check(&self.shared.connections);
         log::set_level(settings.log);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::listen_error::ListenError;
 use crate::gate::{journal, takeover};
 use crate::proxy;
+use crate::tls::identity;
 
 /// Reason why the gateway cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum Error {
     /// Certificates or keys are missing or invalid.
     #[error(transparent)]
     Proxy(#[from] proxy::Error),
+    /// A certificate of another listener than the proxy's cannot be used.
+    #[error("the certificate of [admin] or [locks] cannot be used")]
+    Identity(#[from] identity::Error),
     /// The lock service cannot be opened.
     #[error("cannot start the lock service: {0}")]
     Locks(io::Error),

@@ -1,7 +1,6 @@
 //! Blocking HTTP client of the subcommands, for requests to a gateway that runs.
 //!
-//! One request per connection, and no redirects, proxies or TLS: both users of it (`exec` and
-//! `top`) ask a gateway on a known address.
+//! One request per connection, and no redirects, proxies or TLS: `exec` asks a gateway on a known address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,11 +30,21 @@ pub(super) fn fetch(
     max_content: usize,
     within: Duration,
 ) -> Result<Response<Bytes>, Error> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Broken)?;
     let exchange = async {
         let stream = dial::connect_address(address).await.map_err(Error::Broken)?;
         send(stream, request, max_content).await
     };
-    let timed_out = |_elapsed| Err(Error::Broken(io::ErrorKind::TimedOut.into()));
+    block_on(within, exchange, Error::Broken)
+}
+
+/// Runs an exchange to its end on a runtime of its own, for `within` at most. `broken` makes the error of one that
+/// cannot be run, or is late (`TimedOut`).
+pub(super) fn block_on<T, E>(
+    within: Duration,
+    exchange: impl Future<Output = Result<T, E>>,
+    broken: impl Fn(io::Error) -> E,
+) -> Result<T, E> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(&broken)?;
+    let timed_out = |_elapsed| Err(broken(io::ErrorKind::TimedOut.into()));
     runtime.block_on(async { timeout(within, exchange).await.unwrap_or_else(timed_out) })
 }

@@ -9,7 +9,9 @@
 //! The configuration is found in this order: `-c FILE`, `$LOCKGATE_CONFIG`, `proxy.toml`,
 //! `config/proxy.toml`, `/etc/lockgate/proxy.toml`.
 
+mod admin_endpoint;
 mod ca_command;
+mod certified_name;
 mod check;
 mod completions;
 mod demo;
@@ -104,7 +106,7 @@ pub fn main() -> ExitCode {
         CliCommand::Env(arguments) => env::env(&arguments, config_arg),
         CliCommand::Exec(arguments) => exec::exec(arguments, config_arg),
         CliCommand::Nft(arguments) => nft::nft(&arguments, config_arg),
-        CliCommand::Top(arguments) => top::top(arguments, config_arg),
+        CliCommand::Top(arguments) => top::top(&arguments, config_arg),
         CliCommand::Ca { command } => ca_command::ca(command, config_arg),
         CliCommand::User { command } => user::user(command, config_arg),
         CliCommand::Service { command } => service::service(command, config_arg),

@@ -6,8 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,11 +23,12 @@ use ratatui::text::Line;
 use ratatui::widgets::{Row, Table};
 use serde_json::Value;
 
-use super::fetch::fetch;
+use super::admin_endpoint::{self, AdminEndpoint, AdminUrl, TrustError};
 use super::{load_settings, print_error};
 use crate::gate::clock::Clock;
+use crate::log::error_chain;
 use crate::time::Time;
-use crate::wire::http_client;
+use crate::tls::verify;
 
 /// Time between two looks; rates are per second.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -40,11 +40,15 @@ const MAX_ANSWER: usize = 64 << 20;
 const HEADINGS: [&str; 7] = ["LIMIT", "RULE", "SENT/s", "FULLEST WINDOW", "WAITING", "REFUSED/s", "KEYS"];
 
 /// Arguments of `lockgate top`.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct TopArgs {
-    /// Address of the gateway's admin listener [default: `[admin] listen` of the configuration]
+    /// Address or URL of the gateway's admin listener, such as 127.0.0.1:8081 or https://gateway.example:8081
+    /// [default: `[admin] listen` of the configuration]
     #[arg(long, value_name = "ADDRESS")]
-    address: Option<SocketAddr>,
+    address: Option<AdminUrl>,
+    /// PEM file of authorities that are trusted beside the system's, for https://
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
     /// Watch for one second, print one table, and exit
     #[arg(long)]
     once: bool,
@@ -57,30 +61,40 @@ enum Error {
     #[error("the configuration has no [admin] listen, and no --address is given")]
     NoAddress,
     /// Refused, reset, or later than [`ANSWER_TIMEOUT`].
-    #[error("no answer from {0}: is the gateway running, with [admin] listen = \"{0}\"?")]
-    NoAnswer(SocketAddr, #[source] io::Error),
+    #[error("no answer from {0}: is the gateway running, with this address in [admin] listen?")]
+    NoAnswer(String, #[source] admin_endpoint::Error),
+    /// The certificate is not accepted, or the server speaks no TLS.
+    #[error("{0} cannot be trusted: {1}; --cacert names the file of a further authority")]
+    Untrusted(String, verify::Error),
+    /// The roots for `https://` cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// Status 401: no credentials, or wrong ones.
     #[error("{0} requires a password: set LOCKGATE_ADMIN_CREDENTIALS=NAME:PASSWORD")]
-    Unauthorized(SocketAddr),
+    Unauthorized(String),
     /// Another status, no HTTP, or no JSON.
     #[error("{0} is not the admin listener of a gateway: {1}")]
-    NotLockgate(SocketAddr, String),
+    NotLockgate(String, String),
     /// Raw mode, drawing or reading keys failed.
     #[error("the terminal cannot be used")]
     Terminal(#[from] io::Error),
 }
 
 /// Returns 0 after `q`, Esc or Ctrl-C, 1 after an error, 2 for an invalid configuration.
-pub(super) fn top(arguments: TopArgs, config_arg: Option<&Path>) -> ExitCode {
-    let address = match arguments.address {
-        Some(address) => Ok(address),
+pub(super) fn top(arguments: &TopArgs, config_arg: Option<&Path>) -> ExitCode {
+    let cacert = arguments.cacert.as_deref();
+    let endpoint = match &arguments.address {
+        Some(url) => AdminEndpoint::at(url.clone(), cacert).map_err(Error::from),
         None => match load_settings(config_arg) {
-            Some((_, settings)) => settings.admin.map(|admin| admin.listen).ok_or(Error::NoAddress),
+            Some((_, settings)) => {
+                let configured = AdminEndpoint::configured(&settings, cacert);
+                configured.map_err(Error::from).and_then(|endpoint| endpoint.ok_or(Error::NoAddress))
+            }
             None => return ExitCode::from(2),
         },
     };
-    let shown = address.and_then(|address| {
-        let mut monitor = Monitor { address, clock: Clock::start(), before: None };
+    let shown = endpoint.and_then(|endpoint| {
+        let mut monitor = Monitor { endpoint, clock: Clock::start(), before: None };
         if arguments.once || !io::stdout().is_terminal() { monitor.print_once() } else { monitor.run() }
     });
     match shown {
@@ -98,7 +112,7 @@ type TopCounters = HashMap<String, (u64, u64)>;
 /// Admin API client that turns counters into rates.
 struct Monitor {
     /// The admin listener.
-    address: SocketAddr,
+    endpoint: AdminEndpoint,
     /// Measures the time between two looks.
     clock: Clock,
     /// TopCounters at the last look, and its time.
@@ -158,7 +172,7 @@ impl Monitor {
     fn draw(&self, frame: &mut ratatui::Frame<'_>, rows: &[[String; 7]], failure: &str) {
         let [title, body, foot] =
             Layout::vertical([Constraint::Length(2), Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
-        frame.render_widget(Line::from(format!("lockgate, {}", self.address)).bold(), title);
+        frame.render_widget(Line::from(format!("lockgate, {}", self.endpoint.name())).bold(), title);
         let widths = [
             Constraint::Fill(2),
             Constraint::Fill(2),
@@ -217,24 +231,39 @@ impl Monitor {
     /// Sends the credentials of `LOCKGATE_ADMIN_CREDENTIALS`, if it is set (`NAME:PASSWORD`).
     ///
     /// # Errors
-    /// `NoAnswer`, `Unauthorized` or `NotLockgate`.
+    /// `NoAnswer`, `Untrusted`, `Unauthorized` or `NotLockgate`.
     fn get(&self, path: &str) -> Result<Value, Error> {
-        let address = self.address;
-        let mut request = Request::get(path).header(HOST, address.to_string()).header(CONNECTION, "close");
+        let name = self.endpoint.name();
+        let mut request = Request::get(path).header(HOST, self.endpoint.host()).header(CONNECTION, "close");
         if let Ok(credentials) = std::env::var("LOCKGATE_ADMIN_CREDENTIALS") {
             request = request.header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(credentials)));
         }
-        let request = request.body(Full::default()).expect("an address and base64 are valid field values");
-        let response = fetch(address, request, MAX_ANSWER, ANSWER_TIMEOUT).map_err(|error| match error {
-            http_client::Error::Broken(error) => Error::NoAnswer(address, error),
-            http_client::Error::NotHttp(error) => Error::NotLockgate(address, escape_control(&error.to_string())),
-        })?;
+        let request = request.body(Full::default()).expect("the host of a URL and base64 are valid field values");
+        let response = match self.endpoint.fetch(request, MAX_ANSWER, ANSWER_TIMEOUT) {
+            Ok(response) => response,
+            Err(admin_endpoint::Error::Tls(error)) => return Err(Error::Untrusted(name, error)),
+            Err(admin_endpoint::Error::NotHttp(error)) => {
+                return Err(Error::NotLockgate(name, escape_control(&error_chain(&error))));
+            }
+            Err(error @ (admin_endpoint::Error::Dial(_) | admin_endpoint::Error::Broken(_))) => {
+                return Err(Error::NoAnswer(name, error));
+            }
+        };
         match response.status() {
             StatusCode::OK => serde_json::from_slice(response.body())
-                .map_err(|error| Error::NotLockgate(address, escape_control(&error.to_string()))),
-            StatusCode::UNAUTHORIZED => Err(Error::Unauthorized(address)),
-            status => Err(Error::NotLockgate(address, status.to_string())),
+                .map_err(|error| Error::NotLockgate(name, escape_control(&error.to_string()))),
+            StatusCode::UNAUTHORIZED => Err(Error::Unauthorized(name)),
+            status => Err(Error::NotLockgate(name, describe_status(status, response.body()))),
         }
+    }
+}
+
+/// Status of a response that is none of ours, with the detail of its problem document, if it has one.
+fn describe_status(status: StatusCode, content: &[u8]) -> String {
+    let problem: Option<Value> = serde_json::from_slice(content).ok();
+    match problem.as_ref().and_then(|problem| problem["detail"].as_str()) {
+        Some(detail) => escape_control(&format!("{status}: {detail}")),
+        None => status.to_string(),
     }
 }
 

@@ -19,22 +19,20 @@ mod tests;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use rustls::pki_types::ServerName;
-use rustls::server::ParsedCertificate;
 
 use self::no_proxy::CountedHosts;
 pub(super) use self::remote_programs::{RemoteProxy, remote_variables};
+use super::certified_name::certified_name;
 use crate::auth::to_utf8;
 use crate::config::Settings;
 use crate::gate::clock::Clock;
 use crate::tls::bundle::{Bundle, Inherited};
 use crate::tls::ca;
-use crate::tls::identity::Identity;
 
 /// Variable that holds the program's credentials for the gateway, `NAME:PASSWORD`.
 ///
@@ -214,28 +212,13 @@ fn url_at(settings: &Settings, address: SocketAddr, credentials: Option<&OsStr>)
     let credentials = userinfo_of(credentials);
     match &settings.proxy.identity {
         None => format!("http://{credentials}{address}"),
-        Some(identity) => format!("https://{credentials}{}:{}", certified_name(identity, address.ip()), address.port()),
+        Some(identity) => {
+            let name = certified_name(identity, address.ip()).unwrap_or_else(|| address.ip().to_string());
+            // An IPv6 address stands in brackets (RFC 3986 §3.2.2).
+            let host = if name.contains(':') { format!("[{name}]") } else { name };
+            format!("https://{credentials}{host}:{}", address.port())
+        }
     }
-}
-
-/// A host for the URL that the gateway's certificate is valid for: the address, `localhost` or this
-/// machine's name. The address if it is valid for none of them.
-///
-/// An IPv6 address is in brackets.
-fn certified_name(identity: &Identity, ip: IpAddr) -> String {
-    let plain = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
-    let Some(Ok(certificate)) = identity.chain.first().map(ParsedCertificate::try_from) else {
-        return plain;
-    };
-    let is_valid_for = |name: &str| {
-        ServerName::try_from(name).is_ok_and(|name| rustls::client::verify_server_name(&certificate, &name).is_ok())
-    };
-    if is_valid_for(&ip.to_string()) {
-        return plain;
-    }
-    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let names = [Some("localhost").filter(|_| ip.is_loopback()), Some(machine.as_str())];
-    names.into_iter().flatten().find(|name| is_valid_for(name)).map_or(plain, str::to_owned)
 }
 
 /// Userinfo of a URL, `NAME:PASSWORD@` (RFC 3986 §3.2.1).

@@ -14,6 +14,7 @@ use super::report::Report;
 use crate::net::connection_limit;
 use crate::net::listen::{ListenAddress, ListenerKind};
 use crate::proxy::access_log::Format;
+use crate::tls::identity::Identity;
 use crate::{gate, proxy};
 
 /// The checked configuration. Nothing in it needs a further check.
@@ -82,17 +83,19 @@ pub struct Settings {
 }
 
 /// `[admin]`: the admin API, with metrics and dashboard.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Admin {
     /// Listening address. Port 0 stands for any free port.
     pub listen: SocketAddr,
     /// User names and bcrypt hashes; `None`, which is allowed on loopback alone: no password is
     /// needed.
     pub users: Option<Vec<(String, String)>>,
+    /// Certificate of the listener; `None`: it speaks plain HTTP. A reload replaces it, and nothing else of the section.
+    pub tls: Option<Identity>,
 }
 
 /// `[locks]`: the lock service.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Locks {
     /// Listening address.
     pub listen: SocketAddr,
@@ -107,6 +110,22 @@ pub struct Locks {
     pub allow_from: Option<Vec<ipnet::IpNet>>,
     /// State folder, in which the locks outlive a restart.
     pub dir: PathBuf,
+    /// Certificate of the listener; as [`Admin::tls`].
+    pub tls: Option<Identity>,
+}
+
+impl Admin {
+    /// Parts that only a restart or an upgrade changes.
+    pub fn fixed(&self) -> impl PartialEq + '_ {
+        (self.listen, &self.users)
+    }
+}
+
+impl Locks {
+    /// Parts that only a restart or an upgrade changes.
+    pub fn fixed(&self) -> impl PartialEq + '_ {
+        (self.listen, &self.users, &self.allow_from, &self.dir)
+    }
 }
 
 impl Settings {
@@ -130,12 +149,14 @@ impl Settings {
         self.zmq_bound = before.zmq_bound;
     }
 
-    /// Keeps the sections that no reload changes. `before`: the settings in force.
+    /// Keeps what no reload changes. `before`: the settings in force.
     pub fn keep_fixed(&mut self, before: &Settings) {
         self.gate.state.clone_from(&before.gate.state);
         self.gate.store.clone_from(&before.gate.store);
-        self.admin.clone_from(&before.admin);
-        self.locks.clone_from(&before.locks);
+        let tls = self.admin.take().map(|admin| admin.tls);
+        self.admin = before.admin.clone().map(|admin| Admin { tls: tls.unwrap_or(admin.tls), ..admin });
+        let tls = self.locks.take().map(|locks| locks.tls);
+        self.locks = before.locks.clone().map(|locks| Locks { tls: tls.unwrap_or(locks.tls), ..locks });
         self.zmq.clone_from(&before.zmq);
     }
 

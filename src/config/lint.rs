@@ -36,6 +36,7 @@ pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
     lint.intercept();
     lint.access();
     lint.addresses();
+    lint.passwords();
     file.timeouts.overrides.iter().for_each(|section| lint.timeouts(section));
 }
 
@@ -240,6 +241,24 @@ impl Lint<'_> {
         if let (Some(at), false) = (access.deny_opaque(), is_named) {
             let message = "no tunnel is refused: no limit names a host";
             self.reports.warn(&at.span, message, "name hosts in the `match` of a limit; \"*\" names none");
+        }
+    }
+
+    /// Warns of operators' passwords that cross the network in clear text.
+    fn passwords(&self) {
+        let ConfigFile { admin, locks, .. } = self.file;
+        for (listen, users, tls) in
+            [(&admin.listen, &admin.users, &admin.tls), (&locks.listen, &locks.users, &locks.tls)]
+        {
+            if let Some(at) = listen.get().filter(|at| !at.value.ip().is_loopback())
+                && !users.is_absent()
+                && !tls.is_present
+            {
+                let message = format!("passwords of `users` reach {} in clear text", at.value);
+                let advice = "add tls = { cert = \"gateway.pem\", key = \"gateway.key\" }; or listen on loopback, behind a server \
+                              with TLS";
+                self.reports.warn(&at.span, message, advice);
+            }
         }
     }
 

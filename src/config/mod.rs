@@ -24,6 +24,7 @@
 mod access_schema;
 mod address_rules;
 mod balancer_schema;
+mod cert_pair_schema;
 mod checked_settings;
 mod duration;
 pub mod edit;
@@ -57,7 +58,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use self::checked_settings::{Locks, Settings};
+pub use self::checked_settings::{Admin, Locks, Settings};
 pub use self::report::{Report, Severity};
 
 use self::report::{Reports, SourceText};

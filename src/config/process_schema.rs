@@ -1,8 +1,8 @@
 //! Schema of the sections about the process and not its requests: `[state]`, `[config]`, `[log]`, `[admin]`, `[locks]`,
 //! `[trace]`.
 //!
-//! Changes of `[state]`, `[admin]` and `[locks]` need a restart or an upgrade; `[config]`, `[log]`
-//! and `[trace]` follow a reload. Sections that start a service keep their span, so that a missing
+//! Changes of `[state]`, `[admin]` and `[locks]` need a restart or an upgrade, but for `tls`; that, `[config]`,
+//! `[log]` and `[trace]` follow a reload. Sections that start a service keep their span, so that a missing
 //! `listen` can be reported at their header.
 
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use tracing::level_filters::LevelFilter;
 
+use super::cert_pair_schema::CertPair;
 use super::toml_table::TomlTable;
 use super::toml_value::{Setting, SourceSpan, TomlValue};
 use super::value_parsers::{Destination, address, destination, folder, path};
@@ -64,6 +65,8 @@ pub(super) struct AdminSection {
     pub(super) listen: Setting<SocketAddr>,
     /// Path of the users file; needed beyond loopback.
     pub(super) users: Setting<PathBuf>,
+    /// Certificate of the listener. Default: TLS is off.
+    pub(super) tls: CertPair,
 }
 
 /// `[locks]`: the lock service.
@@ -77,6 +80,8 @@ pub(super) struct LocksSection {
     pub(super) listen: Setting<SocketAddr>,
     /// Path of the file with users that may see and end the locks of others.
     pub(super) users: Setting<PathBuf>,
+    /// Certificate of the listener. Default: TLS is off.
+    pub(super) tls: CertPair,
 }
 
 /// `[trace]`: spans for a collector of OpenTelemetry.
@@ -151,8 +156,13 @@ impl AdminSection {
     /// Misspelt keys count as invalid, so that each slip is reported once.
     pub(super) fn read(table: &mut TomlTable<'_>) -> AdminSection {
         let (span, is_present) = (table.span(), table.is_present());
-        let mut admin =
-            AdminSection { span, is_present, listen: table.get("listen", address), users: table.get("users", path) };
+        let mut admin = AdminSection {
+            span,
+            is_present,
+            listen: table.get("listen", address),
+            users: table.get("users", path),
+            tls: CertPair::of_listener(table),
+        };
         for key in table.misspelt_keys() {
             match key {
                 "listen" => admin.listen.mark_misspelt(),
@@ -167,8 +177,13 @@ impl AdminSection {
 impl LocksSection {
     pub(super) fn read(table: &mut TomlTable<'_>) -> LocksSection {
         let (span, is_present) = (table.span(), table.is_present());
-        let mut locks =
-            LocksSection { span, is_present, listen: table.get("listen", address), users: table.get("users", path) };
+        let mut locks = LocksSection {
+            span,
+            is_present,
+            listen: table.get("listen", address),
+            users: table.get("users", path),
+            tls: CertPair::of_listener(table),
+        };
         if table.misspelt_keys().contains(&"listen") {
             locks.listen.mark_misspelt();
         }

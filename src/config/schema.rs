@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use super::access_schema::AccessSection;
 use super::balancer_schema::BalancerKeys;
+use super::cert_pair_schema::CertPair;
 use super::limit_schema::LimitSection;
 use super::parent_schema::ParentSection;
 use super::process_schema::{AdminSection, ConfigSection, LocksSection, LogSection, StateSection, TraceSection};
@@ -87,21 +88,6 @@ pub(super) struct ListenSection {
     pub(super) tls: CertPair,
     /// Balancers that callers come through. Default: none.
     pub(super) balancers: BalancerKeys,
-}
-
-/// A certificate and its private key.
-///
-/// Both files are needed.
-#[derive(Debug)]
-pub(super) struct CertPair {
-    /// SourceSpan of the table, for mistakes that concern no key of it.
-    pub(super) span: SourceSpan,
-    /// True if the file has the table.
-    pub(super) is_present: bool,
-    /// Path of a PEM file with the chain, the leaf first.
-    pub(super) cert: Setting<PathBuf>,
-    /// Path of a PEM file with the private key.
-    pub(super) key: Setting<PathBuf>,
 }
 
 /// `[tls]`: interception, and certificates for origins.
@@ -207,24 +193,9 @@ impl ListenSection {
                 .or(HostMismatch::Refuse),
             max_connections: table.get("max_connections", |v| v.number(1..=MOST_CONNECTIONS)),
             max_connections_per_address: table.get("max_connections_per_address", |v| v.number(1..=MOST_CONNECTIONS)),
-            tls: table.inline_table("tls", "{ cert = \"gateway.pem\", key = \"gateway.key\" }", CertPair::read),
+            tls: CertPair::of_listener(table),
             balancers: BalancerKeys::read(table),
         }
-    }
-}
-
-impl CertPair {
-    fn read(table: &mut TomlTable<'_>) -> CertPair {
-        let (span, is_present) = (table.span(), table.is_present());
-        let mut pair = CertPair { span, is_present, cert: table.get("cert", path), key: table.get("key", path) };
-        for key in table.misspelt_keys() {
-            match key {
-                "cert" => pair.cert.mark_misspelt(),
-                "key" => pair.key.mark_misspelt(),
-                _ => {}
-            }
-        }
-        pair
     }
 }
 

@@ -1,4 +1,4 @@
-//! Checks of `[tls]` and `[listen] tls`: trusted roots, certificates of the gateway, hosts to intercept.
+//! Checks of `[tls]` and of the key `tls` of listeners: trusted roots, certificates of the gateway, hosts to intercept.
 //!
 //! Files are read here, once, and the settings hold their content: a reload sees new certificates,
 //! a running gateway keeps the old ones. Mistakes in a file are reported at the key that names it.
@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 
+use super::cert_pair_schema::CertPair;
 use super::folders;
 use super::report::{Report, Reports};
-use super::schema::{CertPair, TlsClientSection, TlsSection};
+use super::schema::{TlsClientSection, TlsSection};
 use super::toml_value::{SourceSpan, Spanned};
 use super::value_parsers::TextPattern;
 use crate::gate::clock::Clock;
@@ -69,7 +70,7 @@ pub(super) fn authority(written: &TlsSection, folder: &Path) -> ca::Settings {
     ca::Settings { dir: folder.join(dir), covers }
 }
 
-/// Reads the certificate for callers, `[listen] tls`.
+/// Reads the certificate of a listener: `tls` in `[listen]`, `[admin]` or `[locks]`.
 ///
 /// `None` without the table, or after a report.
 pub(super) fn identity(written: &CertPair, folder: &Path, reports: &Reports<'_>) -> Option<Identity> {

@@ -168,7 +168,7 @@ fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option
         );
     }
     let users = written.users.get().map(|at| read_users(at, folder, reports).unwrap_or_default());
-    Some(Admin { listen: at.value, users })
+    Some(Admin { listen: at.value, users, tls: tls_check::identity(&written.tls, folder, reports) })
 }
 
 /// Builds the settings of traces. A collector with TLS is verified by the same roots as origins:
@@ -207,7 +207,8 @@ fn locks(
         reports.error(&at.span, message, "add [access] with allow_from = [\"10.0.0.0/8\"] (your programs' addresses)");
     }
     let users = written.users.get().map(|at| read_users(at, folder, reports).unwrap_or_default());
-    Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir })
+    let tls = tls_check::identity(&written.tls, folder, reports);
+    Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir, tls })
 }
 
 /// Listening addresses for callers: of the proxy, for redirected connections, and all of them.

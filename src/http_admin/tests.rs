@@ -7,11 +7,16 @@ use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
 
 use super::*;
+use crate::tls::identity::Identity;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts a server with a maximum of one connection, and returns its address.
 fn with_one_connection() -> SocketAddr {
+    with_one_connection_and(ListenerTls::new(None).unwrap())
+}
+
+fn with_one_connection_and(tls: ListenerTls) -> SocketAddr {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -23,10 +28,57 @@ fn with_one_connection() -> SocketAddr {
                 .route("/", get(|| async { "here" }))
                 .route("/endless", get(endless))
                 .route("/wish", post(|wish: String| async move { wish }));
-            serve(Listener::from_socket(socket).unwrap(), router, 1, |_| true, std::future::pending()).await;
+            serve(Listener::from_socket(socket).unwrap(), &tls, router, 1, |_| true, std::future::pending()).await;
         });
     });
     address
+}
+
+/// The same with TLS; also returns the settings of a client that trusts it.
+fn with_one_connection_over_tls() -> (SocketAddr, Arc<rustls::ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (chain, key) = (vec![made.cert.der().clone()], made.signing_key.serialize_der());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(chain[0].clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut client = client.with_root_certificates(roots).with_no_client_auth();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let identity = Identity { chain, key: rustls::pki_types::PrivateKeyDer::try_from(key).unwrap() };
+    let tls = ListenerTls::new(Some(identity)).unwrap();
+    (with_one_connection_and(tls), Arc::new(client))
+}
+
+/// A connection of TLS that has agreed on HTTP/2.
+async fn connect_tls(
+    address: SocketAddr,
+    client: &Arc<rustls::ClientConfig>,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    tokio_rustls::TlsConnector::from(Arc::clone(client)).connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn connections_of_tls_without_a_request_lose_their_place_and_others_once_they_are_idle() {
+    let (address, client) = with_one_connection_over_tls();
+    // Neither a handshake,
+    let silent = TcpStream::connect(address).await.unwrap();
+    // nor the preface of HTTP/2,
+    let without_preface = connect_tls(address, &client).await;
+    // nor a request,
+    let (_unused, idle) = h2::client::handshake(connect_tls(address, &client).await).await.unwrap();
+    let idle = tokio::spawn(idle);
+    // nor another one after the first.
+    let stream = connect_tls(address, &client).await;
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = axum::http::Request::get("https://localhost/").body(()).unwrap();
+    let (response, _) = requests.send_request(request, true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
+    // The end is in order while `requests` could still send more.
+    assert!(connection.await.unwrap().is_ok());
+    drop((silent, without_preface, idle, requests));
 }
 
 fn ask(address: SocketAddr, request: &str) -> Peer {
@@ -89,7 +141,15 @@ fn a_visitor_that_was_let_in_before_the_end_is_answered_though_it_asks_after() {
         runtime.block_on(async {
             let router = Router::new().route("/", get(|| async { "here" }));
             let is_allowed = |_| let_in.send(()).is_ok();
-            serve(Listener::from_socket(socket).unwrap(), router, 9, is_allowed, async { closed.await.unwrap() }).await;
+            serve(
+                Listener::from_socket(socket).unwrap(),
+                &ListenerTls::new(None).unwrap(),
+                router,
+                9,
+                is_allowed,
+                async { closed.await.unwrap() },
+            )
+            .await;
         });
     });
     let mut peers: Vec<_> = (0..2).map(|_| ask(address, "")).collect();
@@ -111,15 +171,27 @@ fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
 }
 
+/// A request with this Host, on a connection of this kind.
+fn request_to(host: Option<&str>, transport: TransportSecurity) -> Request {
+    let mut request = Request::new(Body::empty());
+    request.headers_mut().extend(host.map(|host| (HOST, host.parse().unwrap())));
+    request.extensions_mut().insert(transport);
+    request
+}
+
 #[test]
 fn only_a_host_that_nobody_can_point_elsewhere_is_ours() {
     for ours in ["127.0.0.1:8081", "127.0.0.1", "[::1]:8081", "[::1]", "localhost:1", "LOCALHOST", "10.0.0.7:80"] {
-        assert!(!may_be_dns_rebinding(&headers(&[("host", ours)])), "{ours}");
+        assert!(!may_be_dns_rebinding(&request_to(Some(ours), TransportSecurity::Plain)), "{ours}");
     }
     for other in ["evil.example", "127.0.0.1.evil.example:8081", "localhost.evil.example", "[::1", ""] {
-        assert!(may_be_dns_rebinding(&headers(&[("host", other)])), "{other}");
+        assert!(may_be_dns_rebinding(&request_to(Some(other), TransportSecurity::Plain)), "{other}");
+        assert!(
+            !may_be_dns_rebinding(&request_to(Some(other), TransportSecurity::Tls)),
+            "{other}: its certificate is checked"
+        );
     }
-    assert!(may_be_dns_rebinding(&headers(&[])));
+    assert!(may_be_dns_rebinding(&request_to(None, TransportSecurity::Plain)));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::http::header::{HOST, LOCATION, ORIGIN, RETRY_AFTER};
@@ -24,7 +25,7 @@ use serde::Deserialize;
 use super::table::{LockRequest, LockTable, Uid};
 use super::{LONGEST, LockApi, hal};
 use crate::gate::{Answer, Permit, Refused};
-use crate::http_admin::{check_password, may_be_dns_rebinding, problem, unauthorized};
+use crate::http_admin::{TransportSecurity, check_password, may_be_dns_rebinding, problem, unauthorized};
 use crate::locker::RefusalReason;
 
 /// Most bytes of a resource's name, and of a title. Both appear in logs and listings.
@@ -39,7 +40,7 @@ pub(super) async fn reject_browsers(State(api): State<Arc<LockApi>>, request: Re
     if request.headers().contains_key(ORIGIN) {
         return problem(StatusCode::FORBIDDEN, "locks are for programs, and a browser asks for one");
     }
-    if api.on_loopback && may_be_dns_rebinding(request.headers()) {
+    if api.on_loopback && may_be_dns_rebinding(&request) {
         return problem(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
     }
     next.run(request).await
@@ -105,10 +106,12 @@ impl Drop for WaitGuard<'_> {
 /// 400 for an invalid name or body. A caller that hangs up while it waits leaves the queue.
 pub(super) async fn take(
     State(api): State<Arc<LockApi>>,
+    Extension(transport): Extension<TransportSecurity>,
     Path(resource): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let base = base_url(transport, &headers);
     let request = match lock_request(resource, &body) {
         Ok(request) => request,
         Err(why) => return problem(StatusCode::BAD_REQUEST, &why),
@@ -136,17 +139,26 @@ pub(super) async fn take(
             }
         }
     };
-    taken(&api, &headers, &uid, &request, permit)
+    taken(&api, &base, &uid, &request, permit)
+}
+
+/// URL of this service as its client writes it: the scheme of the connection, and the Host of the request.
+fn base_url(transport: TransportSecurity, headers: &HeaderMap) -> String {
+    let scheme = match transport {
+        TransportSecurity::Plain => "http",
+        TransportSecurity::Tls => "https",
+    };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    format!("{scheme}://{host}")
 }
 
 /// Writes the lock to the register, then answers 201; 503 if it cannot be written.
-fn taken(api: &LockApi, headers: &HeaderMap, uid: &Uid, request: &LockRequest, permit: Permit) -> Response {
+fn taken(api: &LockApi, base: &str, uid: &Uid, request: &LockRequest, permit: Permit) -> Response {
     if let Err(error) = api.table.hold(uid, request, permit) {
         tracing::error!(%error, "cannot persist lock; request refused");
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the lock cannot be written to the register");
     }
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let location = format!("http://{host}/locks/{}/{uid}", request.resource);
+    let location = format!("{base}/locks/{}/{uid}", request.resource);
     (StatusCode::CREATED, [(LOCATION, location)]).into_response()
 }
 

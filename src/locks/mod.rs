@@ -34,8 +34,9 @@ use crate::http_admin;
 use crate::locker::{Limit, Priority, ShareBy, WhenFull};
 use crate::net::listen::Listener;
 use crate::net::prefix::Ipv6Prefix;
+use crate::tls::listener_tls::ListenerTls;
 
-/// Most connections at one time. Each waiter has one, so it is also the most waiters.
+/// Most connections at one time, and most waiters.
 const MAX_CONNECTIONS: usize = 10_000;
 /// Most resources that are locked or waited for, some 300 bytes each.
 const MAX_RESOURCES: usize = 1_000_000;
@@ -95,6 +96,8 @@ pub struct LockService {
 /// Starts the lock service on `socket`, on a thread of its own, with the locks of the register in
 /// `settings.dir`. A process that served them before must have closed.
 ///
+/// `tls`: its certificate, which a reload may replace.
+///
 /// Calls `failed` with the cause if the service stops by a fault: from then on locks would never
 /// expire.
 ///
@@ -104,6 +107,7 @@ pub struct LockService {
 pub fn open(
     socket: TcpListener,
     settings: LockSettings,
+    tls: Arc<ListenerTls>,
     clock: Clock,
     failed: impl FnOnce(String) + Send + 'static,
 ) -> io::Result<LockService> {
@@ -124,7 +128,7 @@ pub fn open(
         Listener::from_socket(socket)?
     };
     let failed = FailureGuard(Some(failed));
-    let serve = move || failed.unless_ok(serve(&runtime, door, &api, is_over));
+    let serve = move || failed.unless_ok(serve(&runtime, door, &tls, &api, is_over));
     let thread = thread::Builder::new().name("locks".to_owned()).spawn(serve)?;
     Ok(LockService { over, thread: Some(thread) })
 }
@@ -133,7 +137,13 @@ pub fn open(
 ///
 /// # Errors
 /// The cause for which locks no longer expire: the gate's timer or the sweep has stopped.
-fn serve(runtime: &Runtime, door: Listener, api: &Arc<LockApi>, mut over: watch::Receiver<bool>) -> Result<(), String> {
+fn serve(
+    runtime: &Runtime,
+    door: Listener,
+    tls: &ListenerTls,
+    api: &Arc<LockApi>,
+    mut over: watch::Receiver<bool>,
+) -> Result<(), String> {
     runtime.block_on(async {
         let mut driving = tokio::spawn(Arc::clone(&api.gate).drive());
         let mut sweeping = tokio::spawn(sweep(Arc::clone(api)));
@@ -143,7 +153,7 @@ fn serve(runtime: &Runtime, door: Listener, api: &Arc<LockApi>, mut over: watch:
         };
         let welcome = |peer| api.is_allowed(peer);
         let served = tokio::select! {
-            () = http_admin::serve(door, router(Arc::clone(api)), MAX_CONNECTIONS, welcome, closed) => Ok(()),
+            () = http_admin::serve(door, tls, router(Arc::clone(api)), MAX_CONNECTIONS, welcome, closed) => Ok(()),
             ended = &mut driving => Err(match ended {
                 Ok(Ok(())) => "its timer ended".to_owned(),
                 Ok(Err(error)) => error.to_string(),
@@ -267,8 +277,9 @@ mod tests {
             Listener::from_socket(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap()
         };
         let (tell, told) = mpsc::channel();
+        let tls = ListenerTls::new(None).unwrap();
         let failed = FailureGuard(Some(move |why: String| tell.send(why).unwrap()));
-        let thread = thread::spawn(move || failed.unless_ok(serve(&runtime, door, &api, is_over)));
+        let thread = thread::spawn(move || failed.unless_ok(serve(&runtime, door, &tls, &api, is_over)));
         let why = told.recv_timeout(Duration::from_secs(30)).expect("it says nothing");
         assert!(why.contains("panic"), "{why}");
         thread.join().unwrap();

@@ -8,6 +8,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, ServerConfig};
 
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
 use super::pem;
 
 /// Certificate chain with its key.
@@ -114,6 +118,17 @@ impl Identity {
         // Sessions are kept by callers: a store of ours would hold some KiB for each, or be too small for a fleet.
         config.ticketer = Ticketer::new()?;
         Ok(Arc::new(config))
+    }
+
+    /// A DNS name that the certificate is valid for, without an asterisk; `None` if it has none.
+    pub fn first_dns_name(&self) -> Option<String> {
+        let (_, certificate) = X509Certificate::from_der(self.chain.first()?).ok()?;
+        let names = certificate.subject_alternative_name().ok()??;
+        names.value.general_names.iter().find_map(|name| {
+            let GeneralName::DNSName(name) = name else { return None };
+            // Any one label stands for the asterisk (RFC 6125 §6.4.3).
+            Some(name.replacen('*', "gateway", 1))
+        })
     }
 
     /// Pairs key and chain for rustls, which compares the public keys.

@@ -10,6 +10,7 @@
 //! | [`identity`] | a certificate chain with its key |
 //! | [`client_hello`] | server names of tunnelled connections |
 //! | [`accept`] | server side of a handshake |
+//! | [`listener_tls`] | a listener's certificate, which a reload replaces |
 //! | [`verify`] | client side of a handshake, verification of origins |
 //! | [`ca`] | the local authority and its leaves |
 //! | [`bundle`] | trust stores for programs behind the gateway |
@@ -21,5 +22,6 @@ pub mod client_hello;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod identity;
+pub mod listener_tls;
 pub mod pem;
 pub mod verify;

@@ -80,11 +80,17 @@ spec:
         httpGet:
           path: /readyz
           port: admin
+          {{- if .Values.admin.tlsSecret }}
+          scheme: HTTPS
+          {{- end }}
         periodSeconds: 2
       livenessProbe:
         httpGet:
           path: /healthz
           port: admin
+          {{- if .Values.admin.tlsSecret }}
+          scheme: HTTPS
+          {{- end }}
         periodSeconds: 10
         failureThreshold: 3
       securityContext:
@@ -103,6 +109,11 @@ spec:
           readOnly: true
         - name: state
           mountPath: /state
+        {{- if .Values.admin.tlsSecret }}
+        - name: admin-tls
+          mountPath: /etc/lockgate-admin-tls
+          readOnly: true
+        {{- end }}
         {{- if .Values.authority.secret }}
         - name: authority
           mountPath: /etc/lockgate-authority
@@ -124,6 +135,12 @@ spec:
         items:
           - key: operators
             path: operators
+    {{- if .Values.admin.tlsSecret }}
+    - name: admin-tls
+      secret:
+        secretName: {{ .Values.admin.tlsSecret }}
+        defaultMode: 0440
+    {{- end }}
     {{- if .Values.authority.secret }}
     - name: authority
       secret:

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::config::Settings;
+use crate::config::{Admin, Locks, Settings};
 use crate::gate::Gate;
 use crate::locker::{LimitId, ReloadSummary};
 use crate::proxy::claims::Rule;
@@ -21,8 +21,8 @@ pub(super) fn pending(before: &Settings, after: &Settings) -> Vec<String> {
     let sections = [
         ("[state]", before.gate.state != after.gate.state),
         ("[store]", before.gate.store != after.gate.store),
-        ("[admin]", before.admin != after.admin),
-        ("[locks]", before.locks != after.locks),
+        ("[admin]", before.admin.as_ref().map(Admin::fixed) != after.admin.as_ref().map(Admin::fixed)),
+        ("[locks]", before.locks.as_ref().map(Locks::fixed) != after.locks.as_ref().map(Locks::fixed)),
         ("[zmq] listen", before.zmq != after.zmq),
     ];
     let command = format!("kill -USR2 {}", std::process::id());
@@ -66,6 +66,11 @@ pub(super) struct OtherChanges {
     sections: Vec<&'static str>,
 }
 
+/// True if a part of a section has changed that the file had before, and has now.
+fn changed<S, T: PartialEq>(before: Option<&S>, after: Option<&S>, part: impl Fn(&S) -> &T) -> bool {
+    before.zip(after).is_some_and(|(before, after)| part(before) != part(after))
+}
+
 impl OtherChanges {
     /// Compares two configurations, both with the listen addresses as written.
     pub(super) fn between(before: &Settings, after: &Settings) -> OtherChanges {
@@ -98,6 +103,8 @@ impl OtherChanges {
             ),
             ("[timeouts]", old.timeouts != new.timeouts),
             ("[http]", old.pool.response_head != new.pool.response_head || old.via_to_origins != new.via_to_origins),
+            ("[admin] tls", changed(before.admin.as_ref(), after.admin.as_ref(), |admin| &admin.tls)),
+            ("[locks] tls", changed(before.locks.as_ref(), after.locks.as_ref(), |locks| &locks.tls)),
             ("[zmq]", old.asks != new.asks),
             ("[trace]", old.trace != new.trace),
             ("[log]", before.log != after.log || old.access_log != new.access_log),

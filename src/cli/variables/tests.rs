@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::proxy::pattern::HostPattern;
+use crate::tls::identity::Identity;
 
 fn settings(listen: &str) -> Settings {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/proxy.toml");

@@ -129,3 +129,45 @@ fn whoever_shows_a_certificate_to_everybody_is_warned() {
     assert_eq!(shown, [(4, 8, "every origin that asks is shown this certificate")]);
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn certificates_of_the_admin_listener_and_of_locks_are_checked_as_those_for_callers() {
+    let folder = folder("service-pairs");
+    let pair = |cert: &str, key: &str| format!("tls = {{ cert = \"{cert}\", key = \"{key}\" }}\n");
+    let file = |admin: &str, locks: &str| {
+        format!("[admin]\nlisten = \"127.0.0.1:1\"\n{admin}[locks]\nlisten = \"127.0.0.1:2\"\n{locks}")
+    };
+    let good =
+        parse_in(&folder, &file(&pair("gateway.pem", "gateway.key"), &pair("client.pem", "client.key"))).unwrap();
+    assert!(good.admin.unwrap().tls.is_some() && good.locks.unwrap().tls.is_some() && good.proxy.identity.is_none());
+    std::fs::set_permissions(folder.join("client.key"), Permissions::from_mode(0o640)).unwrap();
+    let told = reported(&folder, &file(&pair("gateway.pem", "other.key"), &pair("client.pem", "client.key")));
+    assert_eq!(told.iter().map(|(line, column, _)| (*line, *column)).collect::<Vec<_>>(), [(3, 37), (6, 36)]);
+    assert!(told[0].2.starts_with("D/other.key is not the key of D/gateway.pem"), "{told:?}");
+    assert!(told[1].2.contains("may be read or written by others"), "{told:?}");
+    let told = reported(&folder, &file("tls = { cert = \"gateway.pem\" }\n", "tls = true\n"));
+    assert!(told[0].2.contains("the certificate of the gateway lacks `key`"), "{told:?}");
+    assert!(told[1].2.contains("`tls` is a boolean | a table, such as tls = {"), "{told:?}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn passwords_that_cross_the_network_in_clear_text_are_warned_of_unless_there_is_tls() {
+    let folder = folder("clear-passwords");
+    let warned = |section: &str, listen: &str, more: &str| {
+        let access = "[access]\nallow_from = [\"10.0.0.0/8\"]\n[[limit]]\nin_flight = 1\n";
+        let text = format!("{access}[{section}]\nlisten = \"{listen}\"\n{more}");
+        let settings = parse_in(&folder, &text).unwrap_or_else(|reports| panic!("{}", join_reports(&reports)));
+        settings.warnings.iter().map(|w| (w.line, w.message.clone())).collect::<Vec<_>>()
+    };
+    let users = "users = \"users\"\n";
+    let tls = format!("{users}tls = {{ cert = \"gateway.pem\", key = \"gateway.key\" }}\n");
+    for section in ["admin", "locks"] {
+        let message = "passwords of `users` reach 10.0.0.1:1 in clear text".to_owned();
+        assert_eq!(warned(section, "10.0.0.1:1", users), [(6, message)]);
+        assert!(warned(section, "10.0.0.1:1", &tls).is_empty());
+        assert!(warned(section, "127.0.0.1:1", users).is_empty());
+    }
+    assert!(warned("locks", "10.0.0.1:1", "").is_empty());
+    std::fs::remove_dir_all(folder).unwrap();
+}
