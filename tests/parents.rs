@@ -243,6 +243,33 @@ fn a_parent_that_does_not_answer_is_followed_by_the_next_and_passed_over() {
 }
 
 #[test]
+fn a_parent_that_breaks_every_request_is_passed_over_too() {
+    let (first, last) = (Parent::http(|_| Act::say("")), Parent::http(fine));
+    let toml = UNLIMITED.to_owned() + &parent(&["*"], &[first.url("http"), last.url("http")], "");
+    let gateway = Gateway::start(&toml);
+    let post = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi";
+    assert_eq!(gateway.exchange(post).status, 502, "it may have reached the origin");
+    // Should a second pass meanwhile, a request tries the first one again, and goes on to the last.
+    for _ in 0..9 {
+        assert_eq!(gateway.get("http://a.example/").status, 200);
+    }
+    assert_eq!(last.heads().len(), 9, "{:?}", first.heads());
+    assert_eq!(gateway.stderr().matches("a parent proxy fails").count(), 1, "{}", gateway.stderr());
+    assert!(!gateway.stderr().contains("works again"), "a connection alone shows nothing: {}", gateway.stderr());
+    // What may be sent twice is sent through the next one, with a slot of its own.
+    let (first, last) = (Parent::http(|_| Act::say("")), Parent::http(fine));
+    let limit = "[[limit]]\nname = \"all\"\nrequests = 2\nper = \"1h\"\nwhen_full = \"refuse\"\n\n";
+    let toml = limit.to_owned() + &parent(&["*"], &[first.url("http"), last.url("http")], "");
+    let gateway = Gateway::start(&toml);
+    let answers = [(); 2].map(|()| gateway.get("http://a.example/").status);
+    assert_eq!((answers, first.heads().len(), last.heads().len()), ([200, 429], 1, 1));
+    // Without another one it is not sent twice.
+    let only = Parent::http(|_| Act::say(""));
+    let gateway = Gateway::start(&(UNLIMITED.to_owned() + &parent(&["*"], &[only.url("http")], "")));
+    assert_eq!((gateway.get("http://a.example/").status, only.heads().len()), (502, 1));
+}
+
+#[test]
 fn without_any_parent_all_are_named_and_one_that_comes_back_is_used() {
     let (first, second) = (free_port(), DeadPort::new());
     let proxies = [format!("http://127.0.0.1:{first}"), format!("http://127.0.0.1:{}", second.port())];

@@ -9,6 +9,7 @@
 //! | no byte was sent | the same | at most 3 times, on a new connection |
 //! | the origin refused the stream unprocessed | another | at most 2 times, buffered body |
 //! | a reused connection ended unanswered | another | once; idempotent method, buffered body |
+//! | a parent proxy ended a new one unanswered | another | once, through another parent; idempotent method, buffered body |
 //! | pushback | another | at most `retry` times of the limits, buffered body |
 //! | the permit came too late | another | at most 8 times |
 //!
@@ -146,7 +147,7 @@ pub(super) async fn run(
     }
     let Granted { mut permit, mut held } = granted;
     let (mut resend, mut late) = (None, LatePermits::default());
-    let (mut resent, mut refused, mut untouched) = (0, 0, 0);
+    let (mut resent, mut refused, mut untouched, mut passed_over) = (0, 0, 0, false);
     loop {
         let mut ready = check_out(session, plan, held.take()).await?;
         if permit.is_late() {
@@ -197,9 +198,10 @@ pub(super) async fn run(
             }
             // The origin may have closed an idle connection before it saw the request (RFC 9112 §9.3.1).
             RetryReason::ConnectionLost => {
-                let may = ready.reused && idempotent && plan.want.fresh == Freshness::Any;
-                plan.want.fresh = fresh_from_now(session);
-                may && can_repeat(&mut resend, &mut body)
+                let was_idle = ready.reused && plan.want.fresh == Freshness::Any;
+                let passes_over = !was_idle && !passed_over && has_other_parent(session, plan, &ready);
+                (passed_over, plan.want.fresh) = (passed_over | passes_over, fresh_from_now(session));
+                idempotent && (was_idle || passes_over) && can_repeat(&mut resend, &mut body)
             }
         };
         if !may_repeat {
@@ -244,6 +246,7 @@ async fn send(
             return Ok(SendResult::Unanswered(RetryReason::Untouched(unused)));
         }
         Some(Err(SendError::Untouched(_) | SendError::Partly)) => {
+            parent_failed(session, ready, "the connection broke");
             return Ok(SendResult::Unanswered(RetryReason::ConnectionLost));
         }
         Some(Ok(flight)) => flight,
@@ -263,14 +266,33 @@ async fn send(
         }
         Err(NoResponse::RefusedStream) => Ok(SendResult::Unanswered(RetryReason::RefusedStream(Offer::Http2))),
         Err(NoResponse::WantsHttp1) => Ok(SendResult::Unanswered(RetryReason::RefusedStream(Offer::Http1))),
-        Err(NoResponse::ConnectionLost) => Ok(SendResult::Unanswered(RetryReason::ConnectionLost)),
+        Err(NoResponse::ConnectionLost) => {
+            parent_failed(session, ready, "the connection ended without an answer");
+            Ok(SendResult::Unanswered(RetryReason::ConnectionLost))
+        }
         Err(NoResponse::Ended(end)) => {
+            // Nonsense and silence may be the origin's, and are no fault of a parent proxy between.
             if matches!(end, Failure::Refused(Refusal::AnswerTimeout)) {
                 ready.mark_suspect(session.worker.snapshot.gate.clock().now());
             }
             Err(end)
         }
     }
+}
+
+/// Records that the parent proxy at the other end has failed a request in absolute form. Not for a connection that was
+/// idle before: the parent may have been closing it.
+fn parent_failed(session: &Session, ready: &OriginConn, why: &str) {
+    if let Some(proxy) = ready.forward.as_ref().filter(|_| !ready.reused) {
+        proxy.status.failed(why, session.worker.snapshot.gate.clock().now());
+    }
+}
+
+/// True if requests in absolute form go to another parent proxy now than the one at the other end.
+fn has_other_parent(session: &Session, plan: &Plan, ready: &OriginConn) -> bool {
+    let Some(failed) = &ready.forward else { return false };
+    let rule = session.worker.snapshot.parents.rule(plan.upstream.way);
+    rule.and_then(|rule| rule.preferred()).is_some_and(|next| next.index != failed.index)
 }
 
 /// Requires a connection opened from now on: older ones may all be as dead as the last.

@@ -13,12 +13,13 @@ use crate::wire::{Name, ResponseHead};
 /// Retry-After of a refusal that names none.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
-/// Checks the response to a request in absolute form. True if the parent, another lockgate, has answered in the origin's
+/// Checks the response to a request in absolute form, which shows that the parent works. True if the parent, another lockgate, has answered in the origin's
 /// place: then it is no pushback of the origin.
 ///
 /// # Errors
 /// 502 if the parent demands a login: its 407 is for the gateway, and must not reach the caller (RFC 9110 §11.7).
 pub(in crate::proxy) fn check_answer(response: &ResponseHead, proxy: &ParentProxy) -> Result<bool, Refusal> {
+    proxy.status.succeeded();
     if response.status() == 407 {
         proxy.status.refused.add_one();
         return Err(ParentFault::Login { proxy: proxy.name.clone() }.into());

@@ -117,7 +117,10 @@ impl ParentDialer<'_> {
             match self.attempt(rule, proxy, request, now + within).await {
                 Ok(connected) => {
                     proxy.status.connected.add_one();
-                    proxy.status.succeeded();
+                    // In absolute form nothing was asked of it yet: its first answer shows that it works.
+                    if connected.forward.is_none() {
+                        proxy.status.succeeded();
+                    }
                     return Ok(connected);
                 }
                 Err(AttemptFailure::Final(refusal)) => return Err(refusal),
