@@ -39,11 +39,12 @@ use self::components::{AdminListener, Components};
 use self::lock_service::LockServiceHandle;
 use self::reload::Reloader;
 pub use self::run_error::Error;
-use self::unix_signals::{SignalAction, UnixSignals};
+use self::unix_signals::{SignalAction, UnixSignals, stop_author};
 use self::upgrade::UpgradeCommand;
 use self::zmq_service::ZmqService;
-use crate::admin::AdminCommand;
-use crate::config::Settings;
+use crate::admin::AuthoredCommand;
+use crate::audit::{self, Author};
+use crate::config::{self, Settings};
 use crate::log::error_chain;
 use crate::proxy::Shared;
 
@@ -53,6 +54,10 @@ const ACCESS_LOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum time that connections stay in this process after another one has taken over. A choice:
 /// tunnels have no end of their own, and an hour is long for one.
 const LAME_DUCK_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Words for an upgrade and for a stop in audit lines.
+const UPGRADE: &str = "upgrade";
+const STOP: &str = "stop";
 
 /// End of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,6 +123,9 @@ pub fn run(
             outcome = gateway.run(&mut components.failures) => outcome,
         }
     });
+    if let Ok(RunOutcome::Killed(code)) = outcome {
+        audit::changed(&stop_author(code), "stop at once", None);
+    }
     // A name lookup or a password check may still occupy a thread; its result is not needed.
     runtime.shutdown_background();
     outcome
@@ -203,12 +211,18 @@ impl RunningGateway {
                     match handed_over {
                         Ok(Ok(new_process)) => {
                             tracing::info!(process = new_process.id(), "handed over");
+                            let process = format!("process {}", new_process.id());
+                            audit::changed(&upgrade::AUTHOR, UPGRADE, Some(&process));
                             if stop_requested {
                                 terminate(&new_process);
                             }
                             return Ok(StopCause::HandedOver(new_process));
                         }
-                        Ok(Err(error)) => tracing::error!("not handed over, nothing has changed: {}", error_chain(&error)),
+                        Ok(Err(error)) => {
+                            let why = error_chain(&error);
+                            tracing::error!("not handed over, nothing has changed: {why}");
+                            audit::refused(&upgrade::AUTHOR, UPGRADE, &config::brief(&why));
+                        }
                         Err(error) => tracing::error!(%error, "not handed over"),
                     }
                     if stop_requested {
@@ -218,10 +232,19 @@ impl RunningGateway {
                 command = next_command(&mut self.admin) => drop(spawn_local(Rc::clone(&self.reloader).handle(command))),
                 action = self.signals.next() => match action {
                     // Stops the process that is in charge at the end of the upgrade.
-                    SignalAction::Stop(_) if upgrade.is_some() && !stop_requested => stop_requested = true,
-                    SignalAction::Stop(_) => return Ok(StopCause::Signal),
-                    SignalAction::Reload => drop(spawn_local(Rc::clone(&self.reloader).reload_and_log())),
-                    SignalAction::Upgrade if upgrade.is_some() => tracing::warn!("an upgrade is running already"),
+                    SignalAction::Stop(code) if upgrade.is_some() && !stop_requested => {
+                        audit::changed(&stop_author(code), STOP, None);
+                        stop_requested = true;
+                    }
+                    SignalAction::Stop(code) => {
+                        audit::changed(&stop_author(code), STOP, None);
+                        return Ok(StopCause::Signal);
+                    }
+                    SignalAction::Reload => drop(spawn_local(Rc::clone(&self.reloader).reload_and_log(Author::Signal("SIGHUP")))),
+                    SignalAction::Upgrade if upgrade.is_some() => {
+                        tracing::warn!("an upgrade is running already");
+                        audit::refused(&upgrade::AUTHOR, UPGRADE, "an upgrade is running already");
+                    }
                     SignalAction::Upgrade => upgrade = self.start_upgrade(),
                 },
             }
@@ -232,6 +255,7 @@ impl RunningGateway {
     fn start_upgrade(&self) -> Option<JoinHandle<Result<Child, upgrade::Error>>> {
         let Some(command) = &self.upgrade else {
             tracing::warn!("SIGUSR2 ignored: a gateway of `lockgate exec` is not upgraded");
+            audit::refused(&upgrade::AUTHOR, UPGRADE, "a gateway of `lockgate exec` is not upgraded");
             return None;
         };
         let (reloader, gate) = (Rc::clone(&self.reloader), Arc::clone(&self.shared.gate));
@@ -252,7 +276,7 @@ impl RunningGateway {
         if let Some(AdminListener { mut commands, .. }) = self.admin.take() {
             spawn_local(async move {
                 while let Some(command) = commands.recv().await {
-                    command.reject();
+                    command.command.reject();
                 }
             });
         }
@@ -284,7 +308,7 @@ impl RunningGateway {
         // Waiting for its end also avoids a zombie.
         let new_process = spawn_blocking(move || new_process.wait());
         tokio::select! {
-            _ = self.signals.next_stop() => {}
+            code = self.signals.next_stop() => audit::changed(&stop_author(code), STOP, None),
             status = new_process => match status {
                 Ok(Ok(status)) => tracing::error!(%status, "the process that took over has ended"),
                 Ok(Err(_)) | Err(_) => tracing::error!("the process that took over has ended"),
@@ -330,7 +354,7 @@ async fn task_end<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task:
 }
 
 /// Waits for the next admin command; for ever if there is no admin listener.
-async fn next_command(admin: &mut Option<AdminListener>) -> AdminCommand {
+async fn next_command(admin: &mut Option<AdminListener>) -> AuthoredCommand {
     match admin {
         Some(AdminListener { commands, .. }) => match commands.recv().await {
             Some(command) => command,

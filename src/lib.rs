@@ -17,7 +17,7 @@
 //! | 4 | [`config`], [`http_admin`] | reads `proxy.toml`, and reports every mistake with its place · HTTP server of admin and locks: connection cap, password and cross-site checks | how anything runs (`config`) |
 //! | 3 | [`proxy`] | carries one request, one response | TOML |
 //! | 2 | [`gate`], [`tls`], [`wire`], [`auth`] | async front end of the limiter · certificates and verification · HTTP/1 and HTTP/2 messages on a stream · passwords | limits (`tls`, `wire`, `auth`), HTTP (`gate`, `tls`) |
-//! | 1 | [`locker`], [`net`] | the limiter: a state machine without I/O · sockets, DNS, dialling | tokio, HTTP, clocks (`locker`); HTTP, limits (`net`) |
+//! | 1 | [`locker`], [`net`], [`audit`] | the limiter: a state machine without I/O · sockets, DNS, dialling · lines of the log about changes and their authors | tokio, HTTP, clocks (`locker`); HTTP, limits (`net`) |
 //! | 0 | [`time`], `mutant` | a point on the gateway's own time line · faults that tests switch on | everything |
 //!
 //! # The path of a request
@@ -79,6 +79,7 @@ mod mutant;
 // In those that decide, no conversion loses bits without a word.
 pub(crate) mod admin;
 pub(crate) mod app;
+pub(crate) mod audit;
 pub(crate) mod auth;
 pub mod cli;
 pub(crate) mod config;

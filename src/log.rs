@@ -3,7 +3,8 @@
 //! Levels: error, an operator must act; warn, something is worse than promised, once per cause;
 //! info, life cycle; debug, one line per request; trace, the steps of a decision. Messages are
 //! constant, variable parts are fields. Credentials, query values and key values are never logged.
-//! The access log goes to stdout by another way (`proxy::access_log`).
+//! The access log goes to stdout by another way (`proxy::access_log`). Changes at run time have the target `audit`, and
+//! so `RUST_LOG=warn,audit=info` shows them alone beside warnings (module `audit`).
 //!
 //! Order of the sources: `RUST_LOG` wins for the whole life of the process; else the level of
 //! `proxy.toml` applies, and a reload changes it ([`set_level`]).

@@ -8,6 +8,7 @@ mod acquire; // permits for what is no HTTP request
 mod admin; // what operators see, and who is one
 mod admin_tls; // the same over TLS, and the lock service
 mod architecture; // layers, circles, names, sizes, prose: what the types cannot keep
+mod audit; // changes at run time, with their authors
 mod cli; // what the command line checks, prints and returns
 mod clients; // curl, Python, Node and Java, unchanged, in processes of their own
 mod connect; // tunnels: bytes both ways, counted

@@ -2,10 +2,19 @@
 
 use tokio::sync::oneshot;
 
+use crate::audit::Author;
 use crate::config::edit::Edit;
 
 /// Channel for the result of a command: the changes, one line of text for each, or the reason of a failure.
 pub type CommandReply = oneshot::Sender<Result<Vec<String>, CommandError>>;
+
+/// A command with its author.
+pub struct AuthoredCommand {
+    /// The client that asks for it.
+    pub by: Author,
+    /// The change.
+    pub command: AdminCommand,
+}
 
 /// A change of the configuration that a client of the admin API asks for.
 ///

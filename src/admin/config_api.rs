@@ -2,28 +2,31 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
-use super::command::{AdminCommand, CommandError, CommandReply};
+use super::command::{AdminCommand, AuthoredCommand, CommandError, CommandReply};
+use super::guard::RefusalNote;
 use super::limit_json::{limit, survey};
 use super::state::AdminState;
+use crate::audit::Author;
+use crate::config;
 use crate::config::edit::Edit;
 use crate::http_admin::problem;
 
 /// Handles `POST /v1/config/reload`: reads the file again, and answers with the changes.
-pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Response {
-    response(run(&state, AdminCommand::Reload).await)
+pub(super) async fn reload(State(state): State<Arc<AdminState>>, Extension(by): Extension<Author>) -> Response {
+    response(run(&state, by, AdminCommand::Reload).await)
 }
 
 /// Handles `POST /v1/config/save`: writes the limits in force to the file.
-pub(super) async fn save(State(state): State<Arc<AdminState>>) -> Response {
-    response(run(&state, AdminCommand::Save).await)
+pub(super) async fn save(State(state): State<Arc<AdminState>>, Extension(by): Extension<Author>) -> Response {
+    response(run(&state, by, AdminCommand::Save).await)
 }
 
 /// Handles `PATCH /v1/limits/{name}`: changes a limit until the next reload, unless it is saved before.
@@ -38,6 +41,7 @@ pub(super) async fn save(State(state): State<Arc<AdminState>>) -> Response {
 pub(super) async fn tune(
     State(state): State<Arc<AdminState>>,
     Path(name): Path<String>,
+    Extension(by): Extension<Author>,
     body: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Response {
     let edits = match body {
@@ -46,11 +50,17 @@ pub(super) async fn tune(
     };
     let edits = match edits {
         Ok(edits) => edits,
-        Err(why) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Err(why) => return invalid(&why, why.clone()),
     };
-    let tuned = run(&state, |reply| AdminCommand::Tune { limit: name.clone(), edits, reply }).await;
-    if tuned.is_err() {
-        return response(tuned);
+    let tuned = run(&state, by, |reply| AdminCommand::Tune { limit: name.clone(), edits, reply }).await;
+    match tuned {
+        // The mistakes are those of the request, not lines of the file.
+        Err(CommandError::Invalid(why)) => {
+            let first = why.lines().next().unwrap_or_default();
+            return invalid(&why, first.trim_start_matches("error: ").to_owned());
+        }
+        Err(error) => return response(Err(error)),
+        Ok(_) => {}
     }
     let (views, now) = survey(&state);
     match views.iter().find(|view| *view.limit.name == *name) {
@@ -88,10 +98,12 @@ fn edit((key, value): (String, Value)) -> Result<(String, Edit), String> {
 /// The command's own, and [`CommandError::ShuttingDown`] if the application is gone.
 async fn run(
     state: &AdminState,
+    by: Author,
     command: impl FnOnce(CommandReply) -> AdminCommand,
 ) -> Result<Vec<String>, CommandError> {
     let (reply, result) = oneshot::channel();
-    state.commands.send(command(reply)).map_err(|_| CommandError::ShuttingDown)?;
+    let command = AuthoredCommand { by, command: command(reply) };
+    state.commands.send(command).map_err(|_| CommandError::ShuttingDown)?;
     result.await.map_err(|_| CommandError::ShuttingDown)?
 }
 
@@ -100,10 +112,15 @@ fn response(result: Result<Vec<String>, CommandError>) -> Response {
     match result {
         Ok(changes) => Json(json!({ "changes": changes })).into_response(),
         Err(CommandError::UnknownLimit) => problem(StatusCode::NOT_FOUND, "there is no limit of that name in force"),
-        Err(CommandError::Invalid(why)) => problem(StatusCode::UNPROCESSABLE_ENTITY, &why),
+        Err(CommandError::Invalid(why)) => invalid(&why, config::brief(&why)),
         Err(CommandError::Conflict) => {
             problem(StatusCode::CONFLICT, "the file was changed since it was read; reload it first")
         }
         Err(CommandError::ShuttingDown) => problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down"),
     }
+}
+
+/// Response 422; `note`: the reason in the audit line.
+fn invalid(why: &str, note: String) -> Response {
+    (Extension(RefusalNote(note)), problem(StatusCode::UNPROCESSABLE_ENTITY, why)).into_response()
 }

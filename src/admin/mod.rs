@@ -34,10 +34,11 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tokio::sync::{mpsc, watch};
 
-pub use self::command::{AdminCommand, CommandError};
+pub use self::command::{AdminCommand, AuthoredCommand, CommandError};
 use self::history::History;
 use self::process_stats::ProcessStats;
 use self::state::AdminState;
+use crate::audit::AttemptLog;
 use crate::auth::Passwords;
 use crate::http_admin;
 use crate::net::listen::Listener;
@@ -65,7 +66,7 @@ pub fn open(
     tls: Arc<ListenerTls>,
     shared: &Shared,
     current: &Arc<CurrentSnapshot>,
-) -> io::Result<(mpsc::UnboundedReceiver<AdminCommand>, JoinHandle<()>)> {
+) -> io::Result<(mpsc::UnboundedReceiver<AuthoredCommand>, JoinHandle<()>)> {
     let (commands, received) = mpsc::unbounded_channel();
     let (samples, latest) = watch::channel("{}".into());
     let state = Arc::new(AdminState {
@@ -77,6 +78,7 @@ pub fn open(
         current: Arc::clone(current),
         passwords: users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
         commands,
+        attempts: AttemptLog::default(),
         history: History::default(),
         latest,
     });
@@ -99,7 +101,7 @@ pub fn open(
 }
 
 /// The routes: health checks without a password, everything else behind
-/// [`guard::require_password`], and all behind [`guard::reject_cross_site`].
+/// [`guard::require_password`], and all behind [`guard::reject_cross_site`] and [`guard::log_refused_change`].
 fn router(state: Arc<AdminState>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(openmetrics::show))
@@ -118,5 +120,6 @@ fn router(state: Arc<AdminState>) -> Router {
         .route("/readyz", get(health::readyz))
         .merge(guarded)
         .layer(from_fn_with_state(Arc::clone(&state), guard::reject_cross_site))
+        .layer(from_fn_with_state(Arc::clone(&state), guard::log_refused_change))
         .with_state(state)
 }

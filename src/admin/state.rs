@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::command::AdminCommand;
+use super::command::AuthoredCommand;
 use super::history::History;
+use crate::audit::AttemptLog;
 use crate::auth::Passwords;
 use crate::gate::Gate;
 use crate::net::connection_limit::ConnectionLimit;
@@ -31,7 +32,9 @@ pub(super) struct AdminState {
     /// Users of `[admin]`; `None`: no password is needed.
     pub(super) passwords: Option<Passwords>,
     /// Commands to the application, answered one by one. Closed once the admin listener shuts down.
-    pub(super) commands: mpsc::UnboundedSender<AdminCommand>,
+    pub(super) commands: mpsc::UnboundedSender<AuthoredCommand>,
+    /// Changes that were refused, for the audit lines.
+    pub(super) attempts: AttemptLog,
     /// The samples of the last 15 minutes.
     pub(super) history: History,
     /// The last sample, as JSON for `/v1/events`.

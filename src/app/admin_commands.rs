@@ -10,21 +10,22 @@ use tokio::task::spawn_blocking;
 
 use super::reload::Reloader;
 use super::reload::changes::AppliedChanges;
-use crate::admin::{AdminCommand, CommandError};
+use crate::admin::{AdminCommand, AuthoredCommand, CommandError};
+use crate::audit::{self, Author};
 use crate::config;
 use crate::config::edit::{Edit, edit_limit};
 use crate::log::error_chain;
 
 impl Reloader {
     /// Runs a command of the admin API, and sends its result back.
-    pub(super) async fn handle(self: Rc<Self>, command: AdminCommand) {
+    pub(super) async fn handle(self: Rc<Self>, AuthoredCommand { by, command }: AuthoredCommand) {
         // The client may have closed its connection; the result is dropped then.
         match command {
             AdminCommand::Reload(reply) => {
-                drop(reply.send(Rc::clone(&self).reload_and_log().await.map_err(CommandError::Invalid)));
+                drop(reply.send(Rc::clone(&self).reload_and_log(by).await.map_err(CommandError::Invalid)));
             }
-            AdminCommand::Tune { limit, edits, reply } => drop(reply.send(self.tune(&limit, &edits).await)),
-            AdminCommand::Save(reply) => drop(reply.send(self.save().await)),
+            AdminCommand::Tune { limit, edits, reply } => drop(reply.send(self.tune(&limit, &edits, &by).await)),
+            AdminCommand::Save(reply) => drop(reply.send(self.save(&by).await)),
         }
     }
 
@@ -34,7 +35,7 @@ impl Reloader {
     /// # Errors
     /// `UnknownLimit`, `Invalid` if the edited text is no valid configuration, `ShuttingDown` after
     /// a hand-over.
-    async fn tune(&self, limit: &str, edits: &[(String, Edit)]) -> Result<Vec<String>, CommandError> {
+    async fn tune(&self, limit: &str, edits: &[(String, Edit)], by: &Author) -> Result<Vec<String>, CommandError> {
         let mut in_force = self.in_force.lock().await;
         let settings = in_force.as_ref().ok_or(CommandError::ShuttingDown)?;
         let number =
@@ -47,7 +48,7 @@ impl Reloader {
         let settings = settings.map_err(|error| invalid(&error))?.map_err(|error| invalid(&error))?;
         // What is pending is told by reloads: no change of a limit depends on it.
         let AppliedChanges { lines, .. } =
-            self.apply(&mut in_force, settings).await.map_err(|error| invalid(&error))?;
+            self.apply(&mut in_force, settings, by, "tune").await.map_err(|error| invalid(&error))?;
         lines.iter().for_each(|line| tracing::info!("{line}"));
         let edits: Vec<String> = edits.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         tracing::info!(limit, edits = %edits.join(", "), "tuned");
@@ -60,7 +61,7 @@ impl Reloader {
     /// # Errors
     /// `Conflict` if the file was changed on disk, `Invalid` if it cannot be written,
     /// `ShuttingDown` after a hand-over.
-    async fn save(&self) -> Result<Vec<String>, CommandError> {
+    async fn save(&self, by: &Author) -> Result<Vec<String>, CommandError> {
         let in_force = self.in_force.lock().await;
         let text = Arc::clone(&in_force.as_ref().ok_or(CommandError::ShuttingDown)?.text);
         let (path, before, after) = (self.path().to_owned(), Arc::clone(&self.on_disk.borrow()), Arc::clone(&text));
@@ -73,6 +74,7 @@ impl Reloader {
         }
         *self.on_disk.borrow_mut() = text;
         tracing::info!(file = %self.path().display(), "saved");
+        audit::changed(by, "save", Some(&format!("file {}", self.path().display())));
         Ok(vec![format!("{} is saved", self.path().display())])
     }
 }

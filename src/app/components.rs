@@ -65,7 +65,7 @@ pub(super) struct AdminListener {
     /// The configured address and a duplicate of the socket, for a process that takes over.
     pub(super) socket: Rc<(SocketAddr, TcpListener)>,
     /// Commands of clients. Dropping it closes the listener.
-    pub(super) commands: mpsc::UnboundedReceiver<admin::AdminCommand>,
+    pub(super) commands: mpsc::UnboundedReceiver<admin::AuthoredCommand>,
     /// Ends after the listener is closed and the last requests are answered.
     pub(super) thread: JoinHandle<()>,
 }

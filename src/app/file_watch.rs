@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::reload::Reloader;
+use crate::audit::Author;
 
 /// Time between two looks at the file, and for how long it must stay the same before it is read: a
 /// file that is still being written is not. A choice: the effect comes within a second, for two
@@ -54,7 +55,8 @@ pub(super) async fn watch(reloader: Rc<Reloader>) {
                 continue;
             }
             // A failure is logged.
-            Rc::clone(&reloader).reload_and_log().await.ok();
+            let by = Author::File(reloader.path().display().to_string());
+            Rc::clone(&reloader).reload_and_log(by).await.ok();
         }
     }
 }

@@ -17,6 +17,7 @@ use super::listen_error::ListenError;
 use super::service_tls::ServiceTls;
 use super::worker_pool::WorkerPool;
 use super::{descriptors, systemd};
+use crate::audit::{self, Author};
 use crate::config::{self, Settings};
 use crate::gate::WaiterPolicy;
 use crate::locker::{Limit, ReloadSummary};
@@ -44,6 +45,9 @@ pub(super) struct Reloader {
     /// Text of the file when it was last read or written.
     pub(super) on_disk: RefCell<Arc<str>>,
 }
+
+/// Word for a reload in audit lines.
+const RELOAD: &str = "reload";
 
 /// Reason of a failed reload; the configuration in force is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -106,9 +110,9 @@ impl Reloader {
 
     /// Reloads the file and logs the result. Returns a line for each change, or the reason of the
     /// failure.
-    pub(super) async fn reload_and_log(self: Rc<Self>) -> Result<Vec<String>, String> {
+    pub(super) async fn reload_and_log(self: Rc<Self>, by: Author) -> Result<Vec<String>, String> {
         systemd::reloading();
-        let reloaded = self.reload().await;
+        let reloaded = self.reload(&by).await;
         systemd::ready();
         match reloaded {
             Ok(changes) => {
@@ -121,6 +125,10 @@ impl Reloader {
             Err(error) => {
                 let why = log::error_chain(&error);
                 tracing::error!(file = %self.path.display(), "not reloaded, nothing has changed: {why}");
+                // The admin API logs refusals of its clients.
+                if !by.is_client() {
+                    audit::refused(&by, RELOAD, &config::brief(&why));
+                }
                 Err(why)
             }
         }
@@ -140,18 +148,18 @@ impl Reloader {
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
-    pub(super) async fn reload(&self) -> Result<AppliedChanges, Error> {
+    pub(super) async fn reload(&self, by: &Author) -> Result<AppliedChanges, Error> {
         let mut in_force = self.in_force.lock().await;
         let path = self.path.clone();
         // Off the event loop: reading includes certificates and the system's trust store.
         let settings = spawn_blocking(move || config::read(&path)).await??;
         let text = Arc::clone(&settings.text);
-        let changes = self.apply(&mut in_force, settings).await?;
+        let changes = self.apply(&mut in_force, settings, by, RELOAD).await?;
         *self.on_disk.borrow_mut() = text;
         Ok(changes)
     }
 
-    /// Replaces the settings in force by `settings`.
+    /// Replaces the settings in force by `settings`, and logs the change with its author. `what`: the change in a word.
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
@@ -159,6 +167,8 @@ impl Reloader {
         &self,
         in_force: &mut Option<Settings>,
         mut settings: Settings,
+        by: &Author,
+        what: &str,
     ) -> Result<AppliedChanges, Error> {
         let before = in_force.as_ref().ok_or(Error::HandedOver)?;
         settings.keep_overrides(before);
@@ -171,8 +181,11 @@ impl Reloader {
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         (settings.listen, settings.transparent) = configured;
-        let pending = changes::pending(before, &settings);
+        let pending = changes::pending_sections(before, &settings);
         let others = OtherChanges::between(before, &settings);
+        // Sections that are pending are news of the file, not of a change of one limit.
+        let told = if what == RELOAD { &pending[..] } else { &[] };
+        let summary = changes::audit_summary(before, &settings, others.sections(), told);
         let waiters = waiters_policy(before, &settings);
         let settle_time = settle_time(before).max(settle_time(&settings));
         let publish = |reload: &ReloadSummary, revision| self.current.replace(parts.with(&reload.ids, revision));
@@ -181,10 +194,14 @@ impl Reloader {
         self.tls.replace(tls);
         self.shared.connections.update(settings.connections);
         descriptors::check(&self.shared.connections);
+        // A change of the level itself is seen under both levels.
+        log::set_level(settings.log.max(before.log));
+        audit::changed(by, what, Some(&summary));
         log::set_level(settings.log);
         // What is pending is told at each reload, until the process ends or the file says again what is in force.
         settings.keep_fixed(before);
         *in_force = Some(settings);
+        let pending = changes::pending_lines(&pending);
         Ok(AppliedChanges { lines: changes::log_lines(&self.shared.gate, &reload, others), pending })
     }
 

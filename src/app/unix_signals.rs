@@ -4,6 +4,13 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::audit::Author;
+
+/// Exit code of a process that SIGINT has killed.
+const INTERRUPTED: u8 = 128 + 2;
+/// Exit code of a process that SIGTERM has killed.
+const TERMINATED: u8 = 128 + 15;
+
 /// Handlers of the signals; others keep their default action.
 pub(super) struct UnixSignals {
     /// SIGTERM.
@@ -26,6 +33,11 @@ pub(super) enum SignalAction {
     Upgrade,
 }
 
+/// Author of a stop with this exit code.
+pub(super) fn stop_author(code: u8) -> Author {
+    Author::Signal(if code == INTERRUPTED { "SIGINT" } else { "SIGTERM" })
+}
+
 impl UnixSignals {
     /// Installs the handlers.
     ///
@@ -46,8 +58,8 @@ impl UnixSignals {
     /// Cancel safe: no signal is lost.
     pub(super) async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => SignalAction::Stop(128 + 15),
-            _ = self.interrupt.recv() => SignalAction::Stop(128 + 2),
+            _ = self.terminate.recv() => SignalAction::Stop(TERMINATED),
+            _ = self.interrupt.recv() => SignalAction::Stop(INTERRUPTED),
             _ = self.hangup.recv() => SignalAction::Reload,
             _ = self.user2.recv() => SignalAction::Upgrade,
         }

@@ -26,8 +26,12 @@ use tokio::task::spawn_blocking;
 use super::bound_listeners::Listeners;
 use super::lock_service::LockServiceHandle;
 use super::reload::Reloader;
+use crate::audit::Author;
 use crate::gate::{Gate, takeover};
 use crate::net::fd_socket::FdSocket;
+
+/// Author of an upgrade.
+pub(super) const AUTHOR: Author = Author::Signal("SIGUSR2");
 
 /// Environment variables about this process only. The new process would read them as about itself.
 const PROCESS_VARIABLES: [&str; 5] =
@@ -125,7 +129,7 @@ pub(super) async fn hand_over(
     locks: Option<Rc<LockServiceHandle>>,
 ) -> Result<Child, Error> {
     // Requests that stay in this process follow the same configuration as those in the new one.
-    if let Err(why) = Rc::clone(&reloader).reload_and_log().await {
+    if let Err(why) = Rc::clone(&reloader).reload_and_log(AUTHOR).await {
         return Err(Error::File(why));
     }
     let start_and_give = async |listeners: &Listeners| {

@@ -14,6 +14,7 @@
 //! | `zmq` | schema and checks of `[zmq]` |
 //! | `explain`, `report` | sentences and mistakes, for users |
 //! | `edit` | changes of a limit in the text of the file |
+//! | `limit_diff` | differences between the limits of two files |
 //!
 //! All mistakes of a file are reported at once, each with its line and with what would be valid.
 //!
@@ -33,6 +34,7 @@ mod folders;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod limit_check;
+mod limit_diff;
 mod limit_schema;
 mod lint;
 mod listeners;
@@ -59,6 +61,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 pub use self::checked_settings::{Admin, Locks, Settings};
+pub use self::limit_diff::changed_limits;
 pub use self::report::{Report, Severity};
 
 use self::report::{Reports, SourceText};
@@ -146,6 +149,13 @@ pub fn users_file(path: &Path) -> Result<Option<PathBuf>, Error> {
     let reports = Reports::new(&source);
     let file = ConfigFile::read(&mut TomlTable::root(&reports, document.get_ref()));
     Ok(file.access.users.get().map(|at| parent_folder(path).join(&at.value)))
+}
+
+/// Reason of an [`enum@Error`] for an audit line, by the text that it displays: the place of the first mistake alone,
+/// because the text shows lines of the file; else the first line.
+pub fn brief(error: &str) -> String {
+    let place = error.lines().find_map(|line| line.trim_start().strip_prefix("--> "));
+    place.map_or_else(|| error.lines().next().unwrap_or_default().to_owned(), |place| format!("invalid at {place}"))
 }
 
 /// Folder of a file; empty, which stands for the working directory, for a bare name.

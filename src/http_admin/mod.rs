@@ -113,7 +113,7 @@ async fn buffer_content(request: Request, next: Next) -> Response {
     }
 }
 
-/// Checks the Basic credentials of a request (RFC 7617).
+/// Checks the Basic credentials of a request (RFC 7617), and returns the name of their user.
 ///
 /// The check of bcrypt takes some 50 ms of a thread; credentials that were right are remembered.
 ///
@@ -125,10 +125,10 @@ pub async fn check_password(
     peer: IpAddr,
     headers: &HeaderMap,
     clock: Clock,
-) -> Result<(), impl IntoResponse + use<>> {
+) -> Result<Arc<str>, impl IntoResponse + use<>> {
     let field = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     match passwords.check(peer, field, move || clock.now()).await {
-        Ok(_) => Ok(()),
+        Ok(user) => Ok(user),
         Err(error @ (LoginError::TooManyFailures { .. } | LoginError::Overloaded)) => {
             let refusal = Refusal::from(error);
             let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

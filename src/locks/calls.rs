@@ -24,6 +24,7 @@ use serde::Deserialize;
 
 use super::table::{LockRequest, LockTable, Uid};
 use super::{LONGEST, LockApi, hal};
+use crate::audit::{self, Author};
 use crate::gate::{Answer, Permit, Refused};
 use crate::http_admin::{TransportSecurity, check_password, may_be_dns_rebinding, problem, unauthorized};
 use crate::locker::RefusalReason;
@@ -207,14 +208,29 @@ pub(super) async fn release(
     if api.table.end(&resource, &uid) { StatusCode::NO_CONTENT.into_response() } else { not_found() }
 }
 
-/// Checks an operator's password.
+/// Checks an operator's password. Returns the operator.
 ///
 /// # Errors
 /// The answer: 401, or 429 after too many wrong passwords.
-async fn operator(api: &LockApi, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Response> {
+async fn operator(api: &LockApi, peer: SocketAddr, headers: &HeaderMap) -> Result<Author, Response> {
     let Some(passwords) = &api.passwords else { return Err(unauthorized()) };
     let known = check_password(passwords, peer.ip(), headers, api.gate.clock()).await;
-    known.map_err(IntoResponse::into_response)
+    known.map(|user| Author::client(Some(user), peer.ip())).map_err(IntoResponse::into_response)
+}
+
+/// The change that [`release_resource`] and [`release_all`] make, in audit lines.
+const REMOVAL: &str = "removal of locks";
+
+/// The same for a removal of locks, which is logged if it is refused.
+///
+/// # Errors
+/// As [`operator`].
+async fn remover(api: &LockApi, peer: SocketAddr, headers: &HeaderMap) -> Result<Author, Response> {
+    operator(api, peer, headers).await.inspect_err(|answer| {
+        let status = answer.status();
+        let why = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("refused"));
+        api.attempts.refused(&Author::client(None, peer.ip()), REMOVAL, &why, api.gate.clock().now());
+    })
 }
 
 /// `GET /resources`: lists all resources.
@@ -250,10 +266,13 @@ pub(super) async fn release_resource(
     Path(resource): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    operator(&api, peer, &headers).await?;
+    let by = remover(&api, peer, &headers).await?;
     match api.table.end_all(Some(&resource)) {
         0 => Ok(problem(StatusCode::NOT_FOUND, "it is neither held nor waited for")),
-        _ => Ok(StatusCode::NO_CONTENT.into_response()),
+        ended => {
+            audit::changed(&by, REMOVAL, Some(&format!("resource {resource}: {ended} held or waited for")));
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
     }
 }
 
@@ -265,7 +284,8 @@ pub(super) async fn release_all(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    operator(&api, peer, &headers).await?;
-    api.table.end_all(None);
+    let by = remover(&api, peer, &headers).await?;
+    let ended = api.table.end_all(None);
+    audit::changed(&by, REMOVAL, Some(&format!("all resources: {ended} held or waited for")));
     Ok(StatusCode::NO_CONTENT.into_response())
 }

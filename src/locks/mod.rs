@@ -27,6 +27,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::table::LockTable;
+use crate::audit::AttemptLog;
 use crate::auth::Passwords;
 use crate::gate::Gate;
 use crate::gate::clock::Clock;
@@ -70,6 +71,8 @@ struct LockApi {
     passwords: Option<Passwords>,
     /// Address ranges of callers. `None`: any.
     allow_from: Option<Vec<IpNet>>,
+    /// Removals that were refused, for the audit lines.
+    attempts: AttemptLog,
     /// True if it listens on loopback, where a `Host` other than localhost or an address means DNS
     /// rebinding.
     on_loopback: bool,
@@ -119,6 +122,7 @@ pub fn open(
         table,
         passwords: settings.users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
         allow_from: settings.allow_from,
+        attempts: AttemptLog::default(),
         on_loopback: socket.local_addr()?.ip().is_loopback(),
         over: is_over.clone(),
     });
@@ -261,7 +265,9 @@ mod tests {
         let table = LockTable::open(&dir, &gate).unwrap();
         let (over, is_over) = watch::channel(false);
         let over_then = is_over.clone();
-        let api = LockApi { gate, table, passwords: None, allow_from: None, on_loopback: true, over: over_then };
+        let attempts = AttemptLog::default();
+        let api =
+            LockApi { gate, table, passwords: None, allow_from: None, attempts, on_loopback: true, over: over_then };
         (Arc::new(api), over, is_over)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::config::{Admin, Locks, Settings};
+use crate::config::{Admin, Locks, Settings, changed_limits};
 use crate::gate::Gate;
 use crate::locker::{LimitId, ReloadSummary};
 use crate::proxy::claims::Rule;
@@ -16,8 +16,8 @@ pub(in crate::app) struct AppliedChanges {
     pub(in crate::app) pending: Vec<String>,
 }
 
-/// Returns a line for each section that differs from the one in force and that no reload changes, with the command that does.
-pub(super) fn pending(before: &Settings, after: &Settings) -> Vec<String> {
+/// Sections that differ from those in force, and that no reload changes.
+pub(super) fn pending_sections(before: &Settings, after: &Settings) -> Vec<&'static str> {
     let sections = [
         ("[state]", before.gate.state != after.gate.state),
         ("[store]", before.gate.store != after.gate.store),
@@ -25,12 +25,16 @@ pub(super) fn pending(before: &Settings, after: &Settings) -> Vec<String> {
         ("[locks]", before.locks.as_ref().map(Locks::fixed) != after.locks.as_ref().map(Locks::fixed)),
         ("[zmq] listen", before.zmq != after.zmq),
     ];
+    sections.into_iter().filter(|(_, is_changed)| *is_changed).map(|(section, _)| section).collect()
+}
+
+/// Returns a line for each of these sections, with the command that changes it.
+pub(super) fn pending_lines(sections: &[&str]) -> Vec<String> {
     let command = format!("kill -USR2 {}", std::process::id());
-    let changed = sections.into_iter().filter(|(_, is_changed)| *is_changed);
-    let line = |(section, _)| {
+    let line = |section: &&str| {
         format!("{section} stays as it was: {command} lets a new process take over with it, without losing a request")
     };
-    changed.map(line).collect()
+    sections.iter().map(line).collect()
 }
 
 /// Returns a line for each limit that has changed, then one for each section. `reload`: changes that the locker found.
@@ -55,6 +59,15 @@ pub(super) fn log_lines(gate: &Gate, reload: &ReloadSummary, others: OtherChange
     all.chain(others.sections.iter().map(|section| format!("{section} is changed"))).collect()
 }
 
+/// Changes for an audit line: the keys of limits with their values, and the names of other sections, whose values may
+/// be secret.
+pub(super) fn audit_summary(before: &Settings, after: &Settings, sections: &[&str], pending: &[&str]) -> String {
+    let sections = sections.iter().map(|section| (*section).to_owned());
+    let pending = pending.iter().map(|section| format!("{section} after a restart"));
+    let all: Vec<String> = changed_limits(before, after).into_iter().chain(sections).chain(pending).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join("; ") }
+}
+
 /// Text of a line about a limit that keeps its windows.
 const CHANGED: &str = "is changed; its counts are kept";
 
@@ -72,6 +85,11 @@ fn changed<S, T: PartialEq>(before: Option<&S>, after: Option<&S>, part: impl Fn
 }
 
 impl OtherChanges {
+    /// Sections of the file that have changed.
+    pub(super) fn sections(&self) -> &[&'static str] {
+        &self.sections
+    }
+
     /// Compares two configurations, both with the listen addresses as written.
     pub(super) fn between(before: &Settings, after: &Settings) -> OtherChanges {
         let known: HashMap<&str, &Rule> = before.proxy.rules.iter().map(|rule| (&*rule.name, rule)).collect();
