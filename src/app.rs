@@ -13,6 +13,7 @@ mod descriptors;
 mod file_watch;
 mod listen_error;
 mod lock_service;
+mod metrics_exports;
 pub mod reload;
 mod run_error;
 mod service_tls;
@@ -109,7 +110,8 @@ pub fn run(
         components.listeners.apply(components.bind_plan, &components.workers).await;
         let Components { shared, current, workers, listeners, admin, locks, zmq, tls, configured, .. } = components;
         zmq.iter().for_each(ZmqService::accept);
-        let reloader = Rc::new(Reloader::new(path, current, shared.clone(), listeners, workers, tls, configured));
+        let reloader = Reloader::new(path, current, shared.clone(), listeners, workers, tls, configured);
+        let reloader = Rc::new(reloader.map_err(Error::MetricsExport)?);
         if mode == StartMode::TakeOver {
             systemd::taken_over()
         } else {
@@ -323,9 +325,13 @@ impl RunningGateway {
         self.drain().await
     }
 
-    /// Writes the state and the access log to the end.
+    /// Exports the metrics for the last time, and writes the state and the access log to the end.
     async fn flush_on_exit(&mut self) -> RunOutcome {
         let (log, gate) = (self.reloader.log(), Arc::clone(&self.shared.gate));
+        tokio::select! {
+            code = self.signals.next_stop() => return RunOutcome::Killed(code),
+            () = self.reloader.exports().finish() => {}
+        }
         tokio::select! {
             code = self.signals.next_stop() => return RunOutcome::Killed(code),
             _ = spawn_blocking(move || gate.stop()) => {}

@@ -48,6 +48,7 @@ mod liveness; // what is dead or dying is not used again
 mod locks; // locks over REST, for what is no HTTP request
 mod logs; // one line per request, without secrets
 mod metrics; // of the process, and of requests by host
+mod metrics_export; // the same, pushed to a collector
 mod opaque; // hosts that are not named stay closed, byte for byte
 mod origin_certificates; // who cannot prove who it is is never spoken to
 mod packaging; // scripts, metadata and units agree with each other

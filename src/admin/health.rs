@@ -8,38 +8,9 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::state::AdminState;
+use super::words::{persistence_word, store_word};
 use crate::gate::journal::JournalHealth;
 use crate::gate::store;
-
-/// State of the persistence of counters, as a word of the admin API and of metrics.
-///
-/// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the
-/// state folder cannot be written; `blocked`: it cannot be marked as incomplete, either, and limits
-/// with a long period wait.
-pub(super) fn persistence_word(health: JournalHealth) -> &'static str {
-    match health {
-        JournalHealth::Off => "off",
-        JournalHealth::Ok => "ok",
-        JournalHealth::Degraded => "degraded",
-        JournalHealth::Blocked => "blocked",
-    }
-}
-
-/// State of the store of shared limits, as a word of the admin API and of metrics.
-///
-/// `off`: no limit is shared; `up`: the store decides; `down`: it is unreachable, and shared limits
-/// let nothing pass; `fraction`: it is unreachable, and this gateway uses its fraction of each
-/// limit; `standalone`: it is unreachable, and this gateway uses each limit as if it were the only
-/// one.
-pub(super) fn store_word(health: store::Health) -> &'static str {
-    match health {
-        store::Health::Off => "off",
-        store::Health::Up => "up",
-        store::Health::Down => "down",
-        store::Health::Fraction => "fraction",
-        store::Health::Standalone => "standalone",
-    }
-}
 
 /// True if the gateway works, but less safely than it is configured to: the state folder cannot be written, or the
 /// store is unreachable.

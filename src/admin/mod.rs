@@ -16,7 +16,10 @@ mod history;
 mod limit_json;
 mod limits_api;
 mod metric_family;
+mod metric_sources;
+pub mod metrics_export;
 mod openmetrics;
+mod otlp_metrics;
 mod overview;
 mod process_metrics;
 mod process_stats;
@@ -36,6 +39,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::command::{AdminCommand, AuthoredCommand, CommandError};
 use self::history::History;
+pub use self::metric_sources::MetricSources;
 use self::process_stats::ProcessStats;
 use self::state::AdminState;
 use crate::audit::AttemptLog;
@@ -74,8 +78,8 @@ pub fn open(
         gate: Arc::clone(&shared.gate),
         drain: shared.drain.clone(),
         metrics: Arc::clone(&shared.metrics),
-        connections: shared.connections.clone(),
         current: Arc::clone(current),
+        metric_sources: MetricSources::new(shared, current),
         passwords: users.map(|users| Passwords::new(users, Ipv6Prefix::default())),
         commands,
         attempts: AttemptLog::default(),

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::health::{is_degraded, persistence_word, store_word};
+use super::health::is_degraded;
 use super::history::{GatewayTotals, LimitRates, LimitTotals};
 use super::limit_json::{hang_ups, millis, rule};
 use super::process_stats::age;
 use super::state::AdminState;
+use super::words::{persistence_word, store_word};
 use crate::gate::{LimitView, store};
 
 /// State of the gateway, without its limits.

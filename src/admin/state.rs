@@ -7,10 +7,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::command::AuthoredCommand;
 use super::history::History;
+use super::metric_sources::MetricSources;
 use crate::audit::AttemptLog;
 use crate::auth::Passwords;
 use crate::gate::Gate;
-use crate::net::connection_limit::ConnectionLimit;
 use crate::net::drain::Drain;
 use crate::proxy::CurrentSnapshot;
 use crate::proxy::metrics::Metrics;
@@ -25,8 +25,8 @@ pub(super) struct AdminState {
     pub(super) drain: Drain,
     /// Counters of requests, by limit and in all.
     pub(super) metrics: Arc<Metrics>,
-    /// The connection limit, for its metrics.
-    pub(super) connections: ConnectionLimit,
+    /// All metrics, for `/metrics`.
+    pub(super) metric_sources: MetricSources,
     /// The configuration in force.
     pub(super) current: Arc<CurrentSnapshot>,
     /// Users of `[admin]`; `None`: no password is needed.

@@ -1,6 +1,9 @@
-//! Words of the admin API for people: states, and the reasons for which a limit refuses.
+//! Words of the admin API and of metrics: states, and the reasons for which a limit refuses, with explanations for people.
 
-/// State of the state folder, see [`persistence_word`](super::health::persistence_word).
+use crate::gate::journal::JournalHealth;
+use crate::gate::store;
+
+/// State of the state folder, see [`persistence_word`].
 pub(super) const STATES: [(&str, &str); 4] = [
     ("off", "There is no state folder: a restart forgets all counts."),
     ("ok", "Counts are written to the state folder."),
@@ -11,7 +14,7 @@ pub(super) const STATES: [(&str, &str); 4] = [
     ),
 ];
 
-/// State of the store of shared limits, see [`store_word`](super::health::store_word).
+/// State of the store of shared limits, see [`store_word`].
 pub(super) const STORES: [(&str, &str); 5] = [
     ("off", "No limit is shared with other gateways."),
     ("up", "The store of shared limits answers."),
@@ -36,6 +39,36 @@ pub(super) const REASONS: [(&str, &str); 8] = [
     ("unwritten", "The state folder could not be written, and a limit with a long period waits for that."),
 ];
 
+/// State of the persistence of counters, as a word of the admin API and of metrics.
+///
+/// `off`: nothing is written; `ok`: every counter is on disk before it is used; `degraded`: the
+/// state folder cannot be written; `blocked`: it cannot be marked as incomplete, either, and limits
+/// with a long period wait.
+pub(super) fn persistence_word(health: JournalHealth) -> &'static str {
+    match health {
+        JournalHealth::Off => "off",
+        JournalHealth::Ok => "ok",
+        JournalHealth::Degraded => "degraded",
+        JournalHealth::Blocked => "blocked",
+    }
+}
+
+/// State of the store of shared limits, as a word of the admin API and of metrics.
+///
+/// `off`: no limit is shared; `up`: the store decides; `down`: it is unreachable, and shared limits
+/// let nothing pass; `fraction`: it is unreachable, and this gateway uses its fraction of each
+/// limit; `standalone`: it is unreachable, and this gateway uses each limit as if it were the only
+/// one.
+pub(super) fn store_word(health: store::Health) -> &'static str {
+    match health {
+        store::Health::Off => "off",
+        store::Health::Up => "up",
+        store::Health::Down => "down",
+        store::Health::Fraction => "fraction",
+        store::Health::Standalone => "standalone",
+    }
+}
+
 /// Explanation of a code in one of these lists; the code itself if it is in none.
 pub(super) fn explain<'w>(words: &[(&str, &'w str)], code: &'w str) -> &'w str {
     words.iter().find(|(known, _)| *known == code).map_or(code, |(_, text)| text)
@@ -44,8 +77,6 @@ pub(super) fn explain<'w>(words: &[(&str, &'w str)], code: &'w str) -> &'w str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::health::{persistence_word, store_word};
-    use crate::gate::journal::JournalHealth;
     use crate::gate::store::Health::{Down, Fraction, Off, Standalone, Up};
     use crate::proxy::metrics;
 

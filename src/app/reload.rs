@@ -14,9 +14,11 @@ use tokio::task::spawn_blocking;
 use self::changes::{AppliedChanges, OtherChanges};
 use super::bound_listeners::Listeners;
 use super::listen_error::ListenError;
+use super::metrics_exports::MetricsExports;
 use super::service_tls::ServiceTls;
 use super::worker_pool::WorkerPool;
 use super::{descriptors, systemd};
+use crate::admin::MetricSources;
 use crate::audit::{self, Author};
 use crate::config::{self, Settings};
 use crate::gate::WaiterPolicy;
@@ -39,6 +41,8 @@ pub(super) struct Reloader {
     workers: Rc<WorkerPool>,
     /// Certificates of the admin API and of the lock service.
     tls: ServiceTls,
+    /// The export of metrics.
+    exports: MetricsExports,
     /// The settings in force, with the listen addresses as written. Locked during each reload and
     /// hand-over, so that no two overlap. `None`: another process has taken over.
     pub(super) in_force: Mutex<Option<Settings>>,
@@ -64,6 +68,9 @@ pub enum Error {
     /// A certificate of another listener cannot be used.
     #[error("the certificate of [admin] or [locks] cannot be used")]
     Identity(#[from] identity::Error),
+    /// The export of metrics cannot be started.
+    #[error("the export of metrics cannot be started")]
+    MetricsExport(#[source] std::io::Error),
     /// Another process has taken over.
     #[error("another process has taken over; reload that one")]
     HandedOver,
@@ -74,7 +81,10 @@ pub enum Error {
 
 impl Reloader {
     /// `path`: the configuration file. `in_force`: its settings, with the listen addresses as
-    /// written.
+    /// written. Starts the export of metrics that they name.
+    ///
+    /// # Errors
+    /// As [`MetricsExports::prepare`].
     pub(super) fn new(
         path: PathBuf,
         current: Arc<CurrentSnapshot>,
@@ -83,9 +93,12 @@ impl Reloader {
         workers: Rc<WorkerPool>,
         tls: ServiceTls,
         in_force: Settings,
-    ) -> Reloader {
+    ) -> std::io::Result<Reloader> {
+        let exports = MetricsExports::new(MetricSources::new(&shared, &current));
+        exports.replace(exports.prepare(in_force.metrics_export.as_ref())?);
         let on_disk = RefCell::new(Arc::clone(&in_force.text));
-        Reloader { path, current, shared, listeners, workers, tls, in_force: Mutex::new(Some(in_force)), on_disk }
+        let in_force = Mutex::new(Some(in_force));
+        Ok(Reloader { path, current, shared, listeners, workers, tls, exports, in_force, on_disk })
     }
 
     /// Path of the configuration file.
@@ -134,6 +147,11 @@ impl Reloader {
         }
     }
 
+    /// The export of metrics.
+    pub(super) fn exports(&self) -> &MetricsExports {
+        &self.exports
+    }
+
     /// The proxy listeners.
     pub(super) fn listeners(&self) -> &Listeners {
         &self.listeners
@@ -177,6 +195,7 @@ impl Reloader {
         settings.bound_to(&bind_plan.bound());
         let parts = self.parts(&settings, before).await?;
         let tls = self.tls.prepare(&settings)?;
+        let export = self.exports.prepare(settings.metrics_export.as_ref()).map_err(Error::MetricsExport)?;
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -192,6 +211,7 @@ impl Reloader {
         let reload = self.shared.gate.reload(settings.gate.limits.clone(), settle_time, waiters, publish);
         self.listeners.apply(bind_plan, &self.workers).await;
         self.tls.replace(tls);
+        self.exports.replace(export);
         self.shared.connections.update(settings.connections);
         descriptors::check(&self.shared.connections);
         // A change of the level itself is seen under both levels.

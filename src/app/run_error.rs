@@ -26,6 +26,9 @@ pub enum Error {
     /// A certificate of another listener than the proxy's cannot be used.
     #[error("the certificate of [admin] or [locks] cannot be used")]
     Identity(#[from] identity::Error),
+    /// The export of metrics cannot be started.
+    #[error("the export of metrics cannot be started")]
+    MetricsExport(#[source] io::Error),
     /// The lock service cannot be opened.
     #[error("cannot start the lock service: {0}")]
     Locks(io::Error),

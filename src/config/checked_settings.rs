@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
@@ -14,6 +15,7 @@ use super::report::Report;
 use crate::net::connection_limit;
 use crate::net::listen::{ListenAddress, ListenerKind};
 use crate::proxy::access_log::Format;
+use crate::proxy::trace::otlp_client::Collector;
 use crate::tls::identity::Identity;
 use crate::{gate, proxy};
 
@@ -65,6 +67,8 @@ pub struct Settings {
     pub locks: Option<Locks>,
     /// Listening address of the ZeroMQ listener; `None`: it is off. `proxy.asks` has its limit.
     pub zmq: Option<SocketAddr>,
+    /// Collector of metrics; `None`: they are not exported.
+    pub metrics_export: Option<MetricsExport>,
     /// Bound address of the admin API. A reload does not change it.
     pub admin_bound: Option<SocketAddr>,
     /// Bound address of the lock service. A reload does not change it.
@@ -92,6 +96,15 @@ pub struct Admin {
     pub users: Option<Vec<(String, String)>>,
     /// Certificate of the listener; `None`: it speaks plain HTTP. A reload replaces it, and nothing else of the section.
     pub tls: Option<Identity>,
+}
+
+/// Export of metrics, `[trace] metrics`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MetricsExport {
+    /// Collector that takes them.
+    pub collector: Collector,
+    /// Time between two exports.
+    pub interval: Duration,
 }
 
 /// `[locks]`: the lock service.

@@ -51,6 +51,7 @@ mod timeouts_schema;
 mod tls_check;
 mod toml_table;
 mod toml_value;
+mod trace_check;
 pub(crate) mod users;
 mod validate;
 mod value_parsers;
@@ -60,7 +61,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use self::checked_settings::{Admin, Locks, Settings};
+pub use self::checked_settings::{Admin, Locks, MetricsExport, Settings};
 pub use self::limit_diff::changed_limits;
 pub use self::report::{Report, Severity};
 

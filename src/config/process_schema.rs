@@ -6,7 +6,9 @@
 //! `listen` can be reported at their header.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
@@ -84,7 +86,12 @@ pub(super) struct LocksSection {
     pub(super) tls: CertPair,
 }
 
-/// `[trace]`: spans for a collector of OpenTelemetry.
+/// Times between two exports of metrics.
+///
+/// A choice: a collector is asked for more seldom by scrapers, too.
+const METRICS_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+/// `[trace]`: spans and metrics for a collector of OpenTelemetry.
 #[derive(Debug)]
 pub(super) struct TraceSection {
     /// Place of the header, for a missing key.
@@ -93,10 +100,16 @@ pub(super) struct TraceSection {
     pub(super) is_present: bool,
     /// URL of the collector (OTLP over HTTP); needed.
     ///
-    /// The path `/v1/traces` is appended to it.
+    /// The path `/v1/traces` is appended to it for spans, `/v1/metrics` for metrics.
     pub(super) otlp: Setting<Destination>,
     /// One in so many requests without a traceparent is traced, 1 to 1 000 000. Default: 1.
     pub(super) one_in: u32,
+    /// True: spans are exported. Default: true.
+    pub(super) traces: bool,
+    /// True: metrics are exported. Default: false.
+    pub(super) metrics: bool,
+    /// Time between two exports of metrics, from 1s to 1h. Default: 60s.
+    pub(super) metrics_interval: Setting<Duration>,
 }
 
 impl TraceSection {
@@ -108,6 +121,9 @@ impl TraceSection {
             is_present,
             otlp: table.get("otlp", destination),
             one_in: table.get("one_in", |v| v.number(1..=1_000_000)).or(1),
+            traces: table.get("traces", TomlValue::boolean).or(true),
+            metrics: table.get("metrics", TomlValue::boolean).or(false),
+            metrics_interval: table.get("metrics_interval", |v| v.duration(METRICS_INTERVALS)),
         };
         if table.misspelt_keys().contains(&"otlp") {
             trace.otlp.mark_misspelt();

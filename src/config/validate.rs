@@ -11,21 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::pki_types::CertificateDer;
 
 use super::access_schema::AccessSection;
 use super::address_rules::Exposure;
 use super::checked_settings::{Admin, Locks, Settings};
 use super::limit_check::{CheckedLimit, KeyContext};
-use super::process_schema::{AdminSection, LocksSection, StateSection, TraceSection};
+use super::process_schema::{AdminSection, LocksSection, StateSection};
 use super::report::Reports;
 use super::schema::{ConfigFile, RouteSection};
 use super::timeouts_schema::TimeoutsForSection;
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
 use super::{
-    address_rules, balancer_schema, folders, limit_check, lint, listeners, parent_check, store_check, tls_check, users,
-    zmq,
+    address_rules, balancer_schema, folders, limit_check, lint, listeners, parent_check, store_check, tls_check,
+    trace_check, users, zmq,
 };
 use crate::gate::{self, journal};
 use crate::locker::Limit;
@@ -33,8 +32,7 @@ use crate::net::connection_limit;
 use crate::proxy::claims::Rule;
 use crate::proxy::pattern::HostPattern;
 use crate::proxy::target::CrossSite;
-use crate::proxy::{self, PoolSettings, access, target, trace};
-use crate::tls::verify;
+use crate::proxy::{self, PoolSettings, access, target};
 use crate::wire::HeadLimits;
 
 /// Default of `[state] dir`, beside the file.
@@ -58,7 +56,6 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     let dial = address_rules::check(&file, &all, exposure, reports);
     let parents = parent_check::check(&file.parents, &dial, folder, reports);
     let access = access(&file.access, exposure, folder, reports);
-    let allow_from = file.access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     let routes = routes(file.routes, &file.access, reports);
     let tls = tls_check::check(&file.tls, folder, reports);
     let keying = KeyContext {
@@ -76,7 +73,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     explanations.extend(zmq.iter().map(|zmq| zmq.explanation.clone()));
     explanations.extend(file.timeouts.overrides.iter().map(TimeoutsForSection::explain));
     explanations.extend(file.parents.iter().filter_map(parent_check::explain));
-    let trace = trace(&file.trace, &tls.verify.trust, reports);
+    let (trace, metrics_export) = trace_check::check(&file.trace, &tls.verify.trust, reports);
     Settings {
         text: "".into(),
         gate: gate::Settings { limits, state: Some(state), store },
@@ -111,8 +108,9 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         explanations,
         counts_loopback,
         admin: admin(&file.admin, folder, reports),
-        locks: locks(&file.locks, &allow_from, &file.state, folder, reports),
+        locks: locks(&file.locks, &file.access, &file.state, folder, reports),
         zmq: zmq.map(|zmq| zmq.listen),
+        metrics_export,
         admin_bound: None,
         locks_bound: None,
         zmq_bound: None,
@@ -171,29 +169,12 @@ fn admin(written: &AdminSection, folder: &Path, reports: &Reports<'_>) -> Option
     Some(Admin { listen: at.value, users, tls: tls_check::identity(&written.tls, folder, reports) })
 }
 
-/// Builds the settings of traces. A collector with TLS is verified by the same roots as origins:
-/// the system's and `trust`.
-///
-/// `one_in` applies to requests without a trace of their own. `None` without a valid `otlp`.
-fn trace(written: &TraceSection, trust: &[CertificateDer<'static>], reports: &Reports<'_>) -> Option<trace::Settings> {
-    if written.is_present && written.otlp.is_absent() {
-        reports.error(&written.span, "`otlp` is missing", "add otlp = \"http://127.0.0.1:4318\"");
-    }
-    let at = written.otlp.get()?;
-    let Destination { origin, path, .. } = &at.value;
-    // As OTLP exporters do with an endpoint (opentelemetry.io/docs/specs/otel/protocol/exporter).
-    let path = format!("{}/v1/traces", path.trim_end_matches('/'));
-    let trust = || verify::Settings { trust: trust.to_vec(), identities: Vec::new() };
-    let tls = (origin.scheme == target::Scheme::Https).then(trust);
-    Some(trace::Settings { host: origin.host.to_string(), port: origin.port, path, tls, one_in: written.one_in })
-}
-
 /// Builds the lock service's settings. Beyond loopback, the file must say which addresses may lock.
 ///
 /// Locks are kept in the state folder. `None` without a valid `listen`.
 fn locks(
     written: &LocksSection,
-    allow_from: &Option<Vec<IpNet>>,
+    access: &AccessSection,
     kept: &StateSection,
     folder: &Path,
     reports: &Reports<'_>,
@@ -202,13 +183,14 @@ fn locks(
         reports.error(&written.span, "`listen` is missing", "add listen = \"127.0.0.1:7777\"");
     }
     let at = written.listen.get()?;
+    let allow_from = access.allow_from.get().map(|list| list.value.iter().map(|at| at.value).collect());
     if !at.value.ip().is_loopback() && allow_from.is_none() {
         let message = format!("{} can be reached by other machines, without `allow_from`", at.value);
         reports.error(&at.span, message, "add [access] with allow_from = [\"10.0.0.0/8\"] (your programs' addresses)");
     }
     let users = written.users.get().map(|at| read_users(at, folder, reports).unwrap_or_default());
     let tls = tls_check::identity(&written.tls, folder, reports);
-    Some(Locks { listen: at.value, users, allow_from: allow_from.clone(), dir: state(kept, folder).dir, tls })
+    Some(Locks { listen: at.value, users, allow_from, dir: state(kept, folder).dir, tls })
 }
 
 /// Listening addresses for callers: of the proxy, for redirected connections, and all of them.

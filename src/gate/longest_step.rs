@@ -11,9 +11,18 @@ use super::Gate;
 use super::clock::Clock;
 use crate::time::Time;
 
-/// Longest step since the last look, in nanoseconds.
+/// Reader of the longest step: each has a look of its own, which does not disturb the other's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StepReader {
+    /// `/metrics`.
+    Scrape,
+    /// Export of metrics to a collector.
+    Export,
+}
+
+/// Longest step since the last look, in nanoseconds, for each [`StepReader`].
 #[derive(Default)]
-pub(super) struct LongestStep(AtomicU64);
+pub(super) struct LongestStep([AtomicU64; 2]);
 
 impl LongestStep {
     /// Notes one step in eight, chosen by the last bits of its time.
@@ -27,15 +36,21 @@ impl LongestStep {
     pub(super) fn note(&self, began: Time, clock: Clock) {
         let nanos = clock.now().as_nanos().saturating_sub(began.as_nanos());
         // Written rarely, so that the threads do not share a line of the cache that changes.
-        if nanos > self.0.load(Ordering::Relaxed) {
-            self.0.fetch_max(nanos, Ordering::Relaxed);
+        for longest in &self.0 {
+            if nanos > longest.load(Ordering::Relaxed) {
+                longest.fetch_max(nanos, Ordering::Relaxed);
+            }
         }
     }
 }
 
 impl Gate {
-    /// Longest step since the last call. Begins anew with each call, so it is meant for one reader.
-    pub fn take_longest_step(&self) -> Duration {
-        Duration::from_nanos(self.longest_step.0.swap(0, Ordering::Relaxed))
+    /// Longest step since this reader's last call.
+    pub fn take_longest_step(&self, reader: StepReader) -> Duration {
+        let longest = match reader {
+            StepReader::Scrape => &self.longest_step.0[0],
+            StepReader::Export => &self.longest_step.0[1],
+        };
+        Duration::from_nanos(longest.swap(0, Ordering::Relaxed))
     }
 }

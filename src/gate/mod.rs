@@ -42,6 +42,7 @@ pub use lease::Lease;
 use lease::Leases;
 use limiter::Limiter;
 use longest_step::LongestStep;
+pub use longest_step::StepReader;
 pub use permit::{Flight, Permit};
 use reload_gate::ReaskBarrier;
 pub use reload_gate::{LimitView, WaiterPolicy};

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::hang_ups::{CallerTimeout, HangUps};
 use super::histogram::{Count, Histogram, HistogramValues};
 use super::host_metrics::HostMetrics;
+use super::instance_id::InstanceId;
 use super::parent_status::ParentStatus;
 pub use super::refusal_tally::REASONS;
 use super::refusal_tally::{ManyRefusals, RefusalTally};
@@ -43,6 +44,10 @@ pub struct Metrics {
     /// Number of connections to origins that were opened, and number of requests that reused one.
     pub(super) dialled: Count,
     pub(super) reused: Count,
+    /// Number of spans lost: the queue was full, or the collector did not take them.
+    pub spans_dropped: Arc<Count>,
+    /// Identity of this process for collectors.
+    pub instance: InstanceId,
 }
 
 /// A pool of connections to origins.

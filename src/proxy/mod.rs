@@ -56,6 +56,7 @@ pub mod host_metrics;
 mod http2;
 mod idle_conns;
 mod idle_timeout;
+mod instance_id;
 mod intercept;
 mod json;
 pub mod key;

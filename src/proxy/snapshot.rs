@@ -135,11 +135,6 @@ impl std::ops::Deref for ConfigSnapshot {
 }
 
 impl PreparedSnapshot {
-    /// Number of spans that were not exported.
-    pub fn traces_dropped(&self) -> u64 {
-        self.tracer.as_ref().map_or(0, |tracer| tracer.dropped.get())
-    }
-
     /// True if connections from this address are served.
     pub fn may_connect_from(&self, peer: IpAddr) -> bool {
         self.access.may_connect_from(peer)
@@ -198,7 +193,7 @@ impl PreparedSnapshot {
             settings.identity.map(|identity| Reused::reuse_or_make(before_identity, identity, |it| it.server_config()));
         let before_tracer = before.and_then(|before| before.tracer.as_ref());
         let clock = gate.clock();
-        let start = |settings: &trace::Settings| trace::Tracer::start(settings, clock).map_err(Error::Traces);
+        let start = |settings: &trace::Settings| trace::Tracer::start(settings, &metrics, clock).map_err(Error::Traces);
         let tracer = settings.trace.map(|trace| Reused::reuse_or_make(before_tracer, trace, start));
         let seed = gate.seed();
         let before_access = before.map(|before| &before.access);

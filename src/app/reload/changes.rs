@@ -124,7 +124,7 @@ impl OtherChanges {
             ("[admin] tls", changed(before.admin.as_ref(), after.admin.as_ref(), |admin| &admin.tls)),
             ("[locks] tls", changed(before.locks.as_ref(), after.locks.as_ref(), |locks| &locks.tls)),
             ("[zmq]", old.asks != new.asks),
-            ("[trace]", old.trace != new.trace),
+            ("[trace]", old.trace != new.trace || before.metrics_export != after.metrics_export),
             ("[log]", before.log != after.log || old.access_log != new.access_log),
             ("[config]", before.watch != after.watch),
         ];

@@ -284,3 +284,33 @@ fn a_zeromq_listener_asks_for_its_limit_and_is_explained() {
         assert!(warnings.iter().any(|warning| warning.message.starts_with(why)), "{warnings:?}");
     }
 }
+
+#[test]
+fn a_collector_receives_the_signals_that_the_file_turns_on() {
+    let read = |more: &str| good(&format!("[trace]\notlp = \"https://collector.example/base/\"\n{more}"));
+    let plain = read("");
+    let traces = plain.proxy.trace.unwrap();
+    assert_eq!(
+        (&*traces.collector.host, traces.collector.port, &*traces.collector.path),
+        ("collector.example", 443, "/base")
+    );
+    assert!(traces.collector.tls.is_some() && plain.metrics_export.is_none());
+    let both = read("metrics = true\n");
+    let metrics = both.metrics_export.unwrap();
+    assert_eq!(
+        (metrics.interval, Some(metrics.collector)),
+        (Duration::from_secs(60), both.proxy.trace.map(|t| t.collector))
+    );
+    let metrics = read("traces = false\nmetrics = true\nmetrics_interval = \"5s\"\n");
+    assert_eq!(metrics.metrics_export.map(|export| export.interval), Some(Duration::from_secs(5)));
+    assert!(metrics.proxy.trace.is_none());
+    let warned = read("metrics_interval = \"5s\"\n").warnings;
+    assert!(
+        warned.iter().any(|warning| warning.line == 3 && warning.message == "no metrics are exported"),
+        "{warned:?}"
+    );
+    let told = bad("[trace]\notlp = \"http://127.0.0.1:4318\"\ntraces = false\nmetrics_interval = \"1ms\"\n");
+    let told: Vec<_> = told.iter().map(|report| (report.line, report.message.as_str())).collect();
+    assert_eq!(told[0].0, 1, "{told:?}");
+    assert!(told[0].1.contains("exports nothing") && told[1].0 == 4, "{told:?}");
+}

@@ -16,6 +16,8 @@
 
 mod exporter;
 mod otlp;
+pub mod otlp_client;
+pub mod otlp_json;
 
 use std::io;
 use std::net::IpAddr;
@@ -28,10 +30,11 @@ use std::time::Duration;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::exporter::Exporter;
+use self::otlp_client::Collector;
 use super::histogram::Count;
+use super::metrics::Metrics;
 use crate::gate::clock::Clock;
 use crate::time::Time;
-use crate::tls::verify;
 use crate::wire::RequestHead;
 
 /// Most spans that wait for the exporter: a second's worth at 4000 traced requests/s, a few MiB.
@@ -46,14 +49,8 @@ const TRACESTATE: &str = "tracestate";
 /// The `[trace]` section: where spans go, and how many requests have one.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Settings {
-    /// Host of the collector: a DNS name, or an IP address without brackets.
-    pub host: String,
-    /// Port of the collector, never 0.
-    pub port: u16,
-    /// Path that takes traces, ending in `/v1/traces`.
-    pub path: String,
-    /// Trust in the collector's certificate; `None`: plain HTTP.
-    pub tls: Option<verify::Settings>,
+    /// Collector that takes them.
+    pub collector: Collector,
     /// Sampling: one in this number of requests without a context is traced. At least 1.
     ///
     /// 1 traces all of them. Requests with a context are not counted: their sender has decided.
@@ -120,19 +117,20 @@ pub(super) struct Tracer {
     unsampled: AtomicU64,
     /// Queue of the exporter, at most [`MAX_QUEUED`] spans.
     queue: SyncSender<Span>,
-    /// Number of spans lost: the queue was full, or the collector did not take them.
-    pub(super) dropped: Arc<Count>,
+    /// Number of spans lost, see [`Metrics::spans_dropped`].
+    dropped: Arc<Count>,
 }
 
 impl Tracer {
-    /// Starts the exporter's thread, which ends after this tracer was dropped.
+    /// Starts the exporter's thread, which ends after this tracer was dropped. It counts lost spans in `metrics`.
     ///
     /// # Errors
     /// If the system gives no thread or no event loop, or there are no root certificates for an `https://` collector.
-    pub(super) fn start(settings: &Settings, clock: Clock) -> io::Result<Arc<Tracer>> {
+    pub(super) fn start(settings: &Settings, metrics: &Metrics, clock: Clock) -> io::Result<Arc<Tracer>> {
         let (queue, spans) = sync_channel(MAX_QUEUED);
-        let dropped = Arc::<Count>::default();
-        let (exporter, lost) = (Exporter::new(settings.clone(), clock)?, Arc::clone(&dropped));
+        let dropped = Arc::clone(&metrics.spans_dropped);
+        let exporter = Exporter::new(settings.collector.clone(), metrics.instance.clone(), clock)?;
+        let lost = Arc::clone(&dropped);
         thread::Builder::new().name("traces".to_owned()).spawn(move || exporter.run(&spans, &lost))?;
         Ok(Arc::new(Tracer { one_in: u64::from(settings.one_in.max(1)), unsampled: AtomicU64::new(0), queue, dropped }))
     }

@@ -17,6 +17,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
 use super::Span;
+use super::otlp_json::{resource, scope, string};
 use crate::gate::clock::Clock;
 use crate::time::Time;
 
@@ -29,20 +30,18 @@ const SERVER: u8 = 2;
 /// `STATUS_CODE_ERROR` of the same file.
 const ERROR: u8 = 2;
 
-/// Encodes spans, each with a child span for its wait if it had one.
+/// Encodes spans of this process, whose identity is `instance`, each with a child span for its wait if it had one.
 ///
 /// Times are counted back from the wall clock at the moment of encoding, so all spans of a batch
 /// agree even if that clock was set in between.
-pub(super) fn encode(spans: &[Span], clock: Clock) -> String {
+pub(super) fn encode(spans: &[Span], instance: &str, clock: Clock) -> String {
     let (wall, now) = (clock.wall_unix_nanos(), clock.now());
     // Unix time in nanoseconds. 64-bit numbers are strings in JSON Protobuf.
     let unix_nanos = |at: Time| (wall - i128::try_from(now.since(at).as_nanos()).unwrap_or(0)).to_string();
     let spans: Vec<Value> = spans.iter().flat_map(|span| encode_one(span, &unix_nanos)).collect();
     json!({ "resourceSpans": [{
-        "resource": {
-            "attributes": [string("service.name", "lockgate"), string("service.version", env!("CARGO_PKG_VERSION"))],
-        },
-        "scopeSpans": [{ "scope": { "name": "lockgate" }, "spans": spans }],
+        "resource": resource(instance),
+        "scopeSpans": [{ "scope": scope(), "spans": spans }],
     }] })
     .to_string()
 }
@@ -88,11 +87,6 @@ fn encode_one(span: &Span, unix_nanos: &impl Fn(Time) -> String) -> Vec<Value> {
         })
     });
     std::iter::once(request).chain(wait).collect()
-}
-
-/// A string attribute.
-fn string(key: &str, value: &str) -> Value {
-    json!({ "key": key, "value": { "stringValue": value } })
 }
 
 /// 16 hexadecimal digits that are not all zero.
