@@ -36,8 +36,8 @@ fn stamp(path: &Path) -> FileStamp {
 /// Reloads the file each time that it has changed, if `[config] watch` is on in the configuration
 /// in force. Never returns.
 pub(super) async fn watch(reloader: Rc<Reloader>) {
-    let mut known = stamp(reloader.path());
-    let mut last = known;
+    // The file may have changed since the start read it: its text is compared once.
+    let (mut known, mut last) = (None, None);
     let mut poll = interval(POLL_INTERVAL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
