@@ -57,7 +57,7 @@ impl Author {
         Author::Client { user, address: address.to_canonical() }
     }
 
-    /// True for a client, whose refused attempts [`AttemptLog`] counts.
+    /// True for a client: [`AttemptLog`] counts its refused attempts.
     pub fn is_client(&self) -> bool {
         matches!(self, Author::Client { .. })
     }

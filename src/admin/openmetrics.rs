@@ -42,7 +42,7 @@ impl Collector for Exposition {
     }
 }
 
-/// Writes a family: its descriptor, to whose name the encoder adds the unit, and its series.
+/// Writes a family: its descriptor and its series. The encoder adds the unit to the name.
 fn encode_family(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Result {
     let metric = &family.metric;
     let unit = metric.unit.map(|unit| match unit {

@@ -231,8 +231,8 @@ impl Listeners {
 }
 
 impl BoundListener {
-    /// Ends the accept loop, which treats its backlog by `policy`. The listener is closed when the task ends, which nobody
-    /// need wait for.
+    /// Ends the accept loop, which treats its backlog by `policy`. The listener is closed when the task ends; to
+    /// wait for that is optional.
     fn close(self, policy: OnClose) -> JoinHandle<()> {
         // The accept loop may have ended by a panic.
         self.close.send(policy).ok();

@@ -59,7 +59,7 @@ pub(super) fn log_lines(gate: &Gate, reload: &ReloadSummary, others: OtherChange
     all.chain(others.sections.iter().map(|section| format!("{section} is changed"))).collect()
 }
 
-/// Changes for an audit line: the keys of limits with their values, and the names of other sections, whose values may
+/// Changes for an audit line: the keys of limits with their values, and other sections by name alone, as their values may
 /// be secret.
 pub(super) fn audit_summary(before: &Settings, after: &Settings, sections: &[&str], pending: &[&str]) -> String {
     let sections = sections.iter().map(|section| (*section).to_owned());
