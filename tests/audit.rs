@@ -175,6 +175,11 @@ fn a_removal_of_locks_names_the_operator_and_the_resource() {
     ["r", "s", "t"].into_iter().for_each(take);
     assert_eq!(send(addr, "DELETE", "/resources/r", "", ""), 401);
     next(&gateway, &mut seen, "by=\"127.0.0.1\" what=\"removal of locks\" refused=\"401 Unauthorized\"");
+    let page = format!("{}Origin: http://evil.example\r\n", login("secret"));
+    assert_eq!(send(addr, "DELETE", "/resources", &page, ""), 403);
+    next(&gateway, &mut seen, "by=\"127.0.0.1\" what=\"removal of locks\" refused=\"403 Forbidden\"");
+    // Listing is no change.
+    assert_eq!(send(addr, "GET", "/resources", "", ""), 401);
     assert_eq!(send(addr, "DELETE", "/resources/r", &login("secret"), ""), 204);
     let by = "by=\"anna at 127.0.0.1\" what=\"removal of locks\"";
     next(&gateway, &mut seen, &format!("{by} changes=\"resource r: 1 held or waited for\""));

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Path, Request, State};
 use axum::http::header::{HOST, LOCATION, ORIGIN, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -45,6 +45,29 @@ pub(super) async fn reject_browsers(State(api): State<Arc<LockApi>>, request: Re
         return problem(StatusCode::MISDIRECTED_REQUEST, "the Host must be an address or localhost");
     }
     next.run(request).await
+}
+
+/// The change that [`release_resource`] and [`release_all`] make, in audit lines.
+const REMOVAL: &str = "removal of locks";
+
+/// Middleware that logs a removal by an operator's call if it is refused, by whichever step. One that finds no lock is
+/// not refused.
+pub(super) async fn log_refused_removal(
+    State(api): State<Arc<LockApi>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_of_operators = |route: &MatchedPath| route.as_str().starts_with("/resources");
+    let route = request.extensions().get::<MatchedPath>();
+    let is_removal = request.method() == Method::DELETE && route.is_some_and(is_of_operators);
+    let answer = next.run(request).await;
+    let status = answer.status();
+    if is_removal && !status.is_success() && status != StatusCode::NOT_FOUND {
+        let why = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("refused"));
+        api.attempts.refused(&Author::client(None, peer.ip()), REMOVAL, &why, api.gate.clock().now());
+    }
+    answer
 }
 
 /// Body of `POST /locks/{resource}`. Unknown members are ignored.
@@ -218,21 +241,6 @@ async fn operator(api: &LockApi, peer: SocketAddr, headers: &HeaderMap) -> Resul
     known.map(|user| Author::client(Some(user), peer.ip())).map_err(IntoResponse::into_response)
 }
 
-/// The change that [`release_resource`] and [`release_all`] make, in audit lines.
-const REMOVAL: &str = "removal of locks";
-
-/// The same for a removal of locks, which is logged if it is refused.
-///
-/// # Errors
-/// As [`operator`].
-async fn remover(api: &LockApi, peer: SocketAddr, headers: &HeaderMap) -> Result<Author, Response> {
-    operator(api, peer, headers).await.inspect_err(|answer| {
-        let status = answer.status();
-        let why = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("refused"));
-        api.attempts.refused(&Author::client(None, peer.ip()), REMOVAL, &why, api.gate.clock().now());
-    })
-}
-
 /// `GET /resources`: lists all resources.
 pub(super) async fn resources(
     State(api): State<Arc<LockApi>>,
@@ -266,7 +274,7 @@ pub(super) async fn release_resource(
     Path(resource): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let by = remover(&api, peer, &headers).await?;
+    let by = operator(&api, peer, &headers).await?;
     match api.table.end_all(Some(&resource)) {
         0 => Ok(problem(StatusCode::NOT_FOUND, "it is neither held nor waited for")),
         ended => {
@@ -284,7 +292,7 @@ pub(super) async fn release_all(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let by = remover(&api, peer, &headers).await?;
+    let by = operator(&api, peer, &headers).await?;
     let ended = api.table.end_all(None);
     audit::changed(&by, REMOVAL, Some(&format!("all resources: {ended} held or waited for")));
     Ok(StatusCode::NO_CONTENT.into_response())

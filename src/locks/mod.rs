@@ -224,7 +224,7 @@ async fn sweep(api: Arc<LockApi>) {
     }
 }
 
-/// Five paths, all behind [`calls::reject_browsers`].
+/// Five paths, all behind [`calls::reject_browsers`] and [`calls::log_refused_removal`].
 fn router(api: Arc<LockApi>) -> Router {
     Router::new()
         .route("/locks/{resource}", post(calls::take))
@@ -233,6 +233,7 @@ fn router(api: Arc<LockApi>) -> Router {
         .route("/resources/{resource}", get(calls::resource).delete(calls::release_resource))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), calls::reject_browsers))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), calls::log_refused_removal))
         .with_state(api)
 }
 
