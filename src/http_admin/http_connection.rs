@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use super::lingering_stream::LingeringStream;
 use super::problem_response::problem;
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake};
 
@@ -108,7 +109,8 @@ impl HttpServer {
     /// dropped: its peer may not even have sent the preface, without which there is no graceful end.
     async fn serve_http2(&self, stream: TlsStream<TcpStream>, router: Router, shutdown: watch::Receiver<()>) {
         let (router, requests) = count_requests(router, shutdown.clone());
-        let connection = self.http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let stream = TokioIo::new(LingeringStream::new(stream));
+        let connection = self.http2.serve_connection(stream, TowerToHyperService::new(router));
         let mut first = requests.clone();
         let time_to_close = async {
             tokio::select! {

@@ -8,6 +8,7 @@
 //! each request its head within the timeout, its content within length and timeout, and the handler.
 
 mod http_connection;
+mod lingering_stream;
 mod problem_response;
 
 use std::net::{IpAddr, SocketAddr};
