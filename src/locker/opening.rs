@@ -127,21 +127,22 @@ pub(super) fn slot_opens(
     match rule.algorithm {
         Algorithm::Uncounted => (from, false),
         Algorithm::Sliding | Algorithm::Smooth => {
-            let first = window.opening_at_best(rule, position, from);
+            let first = window.opening_at_best(rule, position, from, now);
             let at = later(first, cycles.saturating_mul(rule.span));
             let spaced = window.spacing_at_best(rule, ahead, cost, from);
             (at.max(spaced), certain && uniform && rule.quantum == 1 && matches!(rule.algorithm, Algorithm::Sliding))
         }
         Algorithm::Fixed | Algorithm::Calendar { .. } => {
-            let (at, exact) = next_windows(rule, window, rank, from);
+            let (at, exact) = next_windows(rule, window, rank, from, now);
             (at, exact && certain && uniform)
         }
     }
 }
 
 /// Opening of a rank in a window that opens all slots at once (fixed, calendar): as many periods
-/// ahead as the ranks before it fill. Exact for a calendar only in the present period.
-fn next_windows(rule: &WindowRule, window: &Window, rank: u64, from: Time) -> (Time, bool) {
+/// ahead as the ranks before it fill, but not before `from`. Exact for a calendar only in the present
+/// period. A fixed window in which no slot has settled ends at best one span from now.
+fn next_windows(rule: &WindowRule, window: &Window, rank: u64, from: Time, now: Time) -> (Time, bool) {
     let requests = u64::from(rule.requests);
     let free = requests.saturating_sub(u64::from(window.in_log));
     if rank <= free {
@@ -152,6 +153,6 @@ fn next_windows(rule: &WindowRule, window: &Window, rank: u64, from: Time) -> (T
     if calendar {
         return (rule.period_end(windows).max(from), windows == 0);
     }
-    let end = if window.in_log == 0 { later(from, rule.span) } else { window.next_window(rule).max(from) };
+    let end = if window.in_log == 0 { later(now, rule.span) } else { window.next_window(rule) }.max(from);
     (later(end, windows.saturating_mul(rule.span)), true)
 }

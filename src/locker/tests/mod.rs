@@ -27,6 +27,7 @@ mod sharing;
 mod sim_disk;
 mod staggering;
 mod steps;
+mod told_times;
 mod upgrades;
 mod waiting_properties;
 mod world_rules;

@@ -314,10 +314,10 @@ impl Window {
         later(self.first_at(), rule.span)
     }
 
-    /// Time at which the `place`-th slot opens, if all unsettled slots settled now. `place` must be
-    /// at most N.
-    pub(crate) fn opening_at_best(&self, rule: &WindowRule, place: u64, from: Time) -> Time {
-        sliding::opening(self, rule, place, from).unwrap_or_else(|| later(from, rule.span))
+    /// Time at which the `place`-th slot opens, but not before `from`, if all unsettled slots
+    /// settled now. `place` must be at most N.
+    pub(crate) fn opening_at_best(&self, rule: &WindowRule, place: u64, from: Time, now: Time) -> Time {
+        sliding::opening(self, rule, place, from).unwrap_or_else(|| later(now, rule.span).max(from))
     }
 
     /// Earliest time at which the spacing of `smooth` lets a request of `cost` slots go after
