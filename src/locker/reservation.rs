@@ -1,6 +1,7 @@
 //! Reservations: the slots that the oldest waiter for several windows, the claimant, keeps from younger waiters.
 
 use super::counters::Counters;
+use super::opening::{Ahead, slot_opens};
 use super::queue::{Queue, Waiter, WindowDemand};
 use crate::time::Time;
 
@@ -54,13 +55,22 @@ impl Counters {
         Some(start)
     }
 
-    /// Opening of a window for `demand` after the requests of `before` took theirs; `None` if
-    /// unknown.
+    /// Opening of a window for `demand` after the requests of `before` took theirs and settled now;
+    /// `None` if unknown.
     fn opening_after(&self, demand: &WindowDemand, before: &[WindowDemand], now: Time) -> Option<Time> {
         let ahead = before.iter().find(|other| other.window == demand.window);
-        let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1));
+        let (slots, flights) = ahead.map_or((0, 0), |other| (u64::from(other.cost), 1u32));
         let rule = &self.limits.rules[demand.limit.at()];
-        self.table.window(demand.window).opening(rule, slots, flights, demand.cost, now)
+        let window = self.table.window(demand.window);
+        window.opening(rule, slots, flights, demand.cost, now).or_else(|| {
+            // Some of the slots that it needs are those of `before`, which open again.
+            let needs_them = slots > 0 && slots + u64::from(demand.cost) > u64::from(rule.requests);
+            let has_flight = u64::from(window.flying) + u64::from(flights) < u64::from(rule.in_flight);
+            let is_known = needs_them && has_flight && window.unsettled == 0 && !rule.store_managed;
+            let ahead = Ahead { slots, uniform: false };
+            let opening = is_known.then(|| slot_opens(rule, window, ahead, demand.cost, now).0);
+            opening.filter(|at| *at < rule.until)
+        })
     }
 
     /// True if a claimant with an unknown start may keep slots for itself: once it has waited for

@@ -86,10 +86,13 @@ fn a_newcomer_of_another_caller_is_next_and_not_last() {
 
 #[test]
 fn who_counts_under_a_key_of_its_own_besides_takes_turns_all_the_same() {
-    for own_first in [true, false] {
-        let mut locker = Locker::new(vec![limit(1, 100, Kind::Sliding)]);
+    for (own_first, own_is_older) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut locker = Locker::new(vec![limit(2, 100, Kind::Sliding)]);
         let shared = claim(0, 0, 1);
-        assert!(send(&mut locker, &ask(&[shared], 9), ms(0)).is_ok());
+        if own_is_older {
+            (1..=50).for_each(|own| assert!(send(&mut locker, &ask(&[claim(0, own, 1)], 1), ms(0)).is_ok()));
+        }
+        assert!(send(&mut locker, &ask(&[claim(0, 0, 2)], 9), ms(0)).is_ok());
         for number in 1..=50 {
             let own = claim(0, number, 1);
             let claims = if own_first { [own, shared] } else { [shared, own] };
@@ -102,7 +105,10 @@ fn who_counts_under_a_key_of_its_own_besides_takes_turns_all_the_same() {
             turn = turn.or((ticket == other).then_some(count));
         });
         assert_eq!(count, 51);
-        assert!(turn.is_some_and(|turn| turn <= 3), "own key first: {own_first}, turn {turn:?}");
+        assert!(
+            turn.is_some_and(|turn| turn <= 3),
+            "own key first: {own_first}, its window older: {own_is_older}, turn {turn:?}"
+        );
     }
 }
 
@@ -229,6 +235,22 @@ fn younger_ones_go_ahead_of_a_claimant_whose_other_window_is_closed_for_hours() 
     let mut when = None;
     drive(&mut locker, ms(3_700_000), |_, ticket, at| when = (ticket == holder).then_some(at));
     assert_eq!(when, Some(ms(3_600_000)));
+}
+
+#[test]
+fn one_that_takes_all_slots_of_a_window_goes_ahead_of_a_claimant_for_which_they_open_again_in_time() {
+    for kind in [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 1 }] {
+        let mut locker = Locker::new(vec![limit(1, 5000, Kind::Sliding), limit(1, 1000, kind.clone())]);
+        assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok());
+        let holder = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
+        for at in [1000, 2000, 3000, 4000] {
+            assert!(send(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(at)).is_ok(), "{kind:?}, at {at} ms");
+        }
+        let younger = wait(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(4999));
+        let mut went = Vec::new();
+        drive(&mut locker, ms(9000), |_, ticket, at| went.push((ticket, at)));
+        assert_eq!(went, [(holder, ms(5000)), (younger, ms(6000))], "{kind:?}");
+    }
 }
 
 #[test]
