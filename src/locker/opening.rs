@@ -151,7 +151,7 @@ fn next_windows(rule: &WindowRule, window: &Window, rank: u64, from: Time, now: 
     let windows = (rank - free - 1) / requests;
     let calendar = matches!(rule.algorithm, Algorithm::Calendar { .. });
     if calendar {
-        return (rule.period_end(windows).max(from), windows == 0);
+        return (rule.period_end(windows, from), windows == 0);
     }
     let end = if window.in_log == 0 { later(now, rule.span) } else { window.next_window(rule) }.max(from);
     (later(end, windows.saturating_mul(rule.span)), true)

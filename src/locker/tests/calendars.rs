@@ -206,3 +206,57 @@ fn a_clock_that_is_set_by_moments_all_the_time_costs_moments() {
     assert_eq!(free(&mut locker, hours(24)), 0);
     assert_eq!(free(&mut locker, hours(25)), 3);
 }
+
+#[test]
+fn by_a_clock_that_was_never_set_a_slot_counts_for_a_unit_and_the_guard_on_both_sides() {
+    let mut rule = by(Unit::Minute, 1);
+    if let Some(rate) = &mut rule.rate {
+        rate.guard = Duration::from_secs(1);
+    }
+    rule.when_full = WhenFull::Refuse;
+    let new = Locker::new(vec![rule]).snapshot(ms(0));
+    let mut locker = Locker::restore(new, Shutdown::Orderly, UNSET, ms(0));
+    assert_eq!(go(&mut locker, 0, ms(1000)), 1);
+    assert_eq!(go(&mut locker, 0, ms(62_999)), 0);
+    assert_eq!(go(&mut locker, 0, ms(63_000)), 1);
+}
+
+/// A locker with one limit of one per minute and patient waiters, and a wall clock with this reading at the start.
+fn one_a_minute(shared: bool, wall: WallSample) -> Locker {
+    let rule = Limit { shared, max_wait: Duration::from_secs(600), ..by(Unit::Minute, 1) };
+    Locker::restore(Locker::new(vec![rule]).snapshot(ms(0)), Shutdown::Orderly, wall, ms(0))
+}
+
+/// Times in ms that three waiters are told, one after the other.
+fn told(locker: &mut Locker) -> [Option<Time>; 3] {
+    [1, 2, 3].map(|at| {
+        let verdict = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(at));
+        let Verdict::Wait(_, until) = verdict else { panic!("{verdict:?}") };
+        until
+    })
+}
+
+#[test]
+fn waiters_are_told_the_end_of_the_present_period_and_of_those_that_others_fill() {
+    let mut locker = one_a_minute(false, set_to(JUNE));
+    assert_eq!(go(&mut locker, 0, ms(0)), 1);
+    assert_eq!(told(&mut locker), [60_000, 120_000, 180_000].map(|at| Some(ms(at))));
+}
+
+/// Its periods may end at any time.
+#[test]
+fn by_a_clock_that_was_never_set_waiters_behind_others_are_told_the_length_of_the_periods_that_those_fill() {
+    let mut locker = one_a_minute(false, UNSET);
+    assert_eq!(go(&mut locker, 0, ms(0)), 1);
+    assert_eq!(told(&mut locker), [60_000, 60_002, 120_003].map(|at| Some(ms(at))));
+}
+
+#[test]
+fn the_store_is_told_the_bounds_of_this_period_and_of_the_next() {
+    let mut locker = one_a_minute(true, set_to(JUNE + HOUR));
+    locker.open_sharing(ms(0));
+    let verdict = locker.ask(&ask(&[claim(0, 0, 1)], 1), ms(0));
+    assert!(matches!(verdict, Verdict::Wait(..)), "{verdict:?}");
+    let minutes = [0, 60_000_000_000, 120_000_000_000].map(|minute| JUNE + HOUR + minute);
+    assert_eq!(locker.take_sync(SyncTrigger::Due, ms(0)).windows[0].params.kind, SharedKind::Calendar(minutes));
+}

@@ -65,15 +65,19 @@ impl WindowRule {
         at >= began && later(at, self.period.longest) > now
     }
 
-    /// End of the period that comes `cycles` periods after the present one.
-    pub(crate) fn period_end(&self, cycles: u64) -> Time {
+    /// End of the period that comes `cycles` periods after the present one, not before `from`. While
+    /// the wall clock is not set, the present one may end at any time.
+    pub(crate) fn period_end(&self, cycles: u64, from: Time) -> Time {
         let Algorithm::Calendar { unit, zone } = &self.algorithm else { return Time::NEVER };
+        if self.period.until == Time::NEVER {
+            return later(from, cycles.saturating_mul(self.period.longest));
+        }
         let mut end = self.period.end;
         // A request behind so many periods is refused long before, because of its maximum wait.
         for _ in 0..cycles.min(64) {
             end = period(*unit, zone, end).1;
         }
-        later(self.period.until, nanos(end - self.period.end))
+        later(self.period.until, nanos(end - self.period.end)).max(from)
     }
 
     /// Start and end of the present period and end of the next one, by the present reading, in

@@ -103,3 +103,28 @@ fn local(unit: Unit, zone: &TimeZone, unix: i128) -> Option<(i128, i128)> {
     };
     Some((instant(from)?, instant(to)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minutes_begin_with_those_of_a_zone_whose_offset_has_seconds() {
+        let zone = TimeZone::fixed(jiff::tz::Offset::from_seconds(20 * 60 + 28).unwrap());
+        let second = 1_000_000_000;
+        assert_eq!(period(Unit::Minute, &zone, 0), (-28 * second, 32 * second));
+        assert_eq!(period(Unit::Minute, &zone, 32 * second - 1), (-28 * second, 32 * second));
+        assert_eq!(period(Unit::Minute, &zone, 32 * second), (32 * second, 92 * second));
+    }
+
+    #[test]
+    fn beyond_the_years_that_a_calendar_has_periods_are_units_of_unix_time() {
+        for unit in [Unit::Minute, Unit::Hour, Unit::Day] {
+            let length = length(unit);
+            let start = 10_000_000 * 86_400_000_000_000;
+            for unix in [start, start + 1, start + length - 1] {
+                assert_eq!(period(unit, &TimeZone::UTC, unix), (start, start + length), "{unit:?}");
+            }
+        }
+    }
+}

@@ -111,3 +111,26 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_entries_there_are_few_are_kept_with_all_slots_and_no_earlier_times() {
+        let mut all = Vec::new();
+        let most = 3 * MAX_UNKNOWN as u64;
+        // The odd ones first: most of the others are inserted between them.
+        for at in (1..most).step_by(2).chain((0..most).step_by(2)) {
+            add(&mut all, UnknownSlots { at: Time::from_nanos(at), slots: 1 });
+        }
+        assert_eq!(all.len(), MAX_UNKNOWN);
+        assert!(all.is_sorted_by_key(|unknown| unknown.at));
+        assert_eq!(all.iter().map(|unknown| u64::from(unknown.slots)).sum::<u64>(), most);
+        for (place, at) in all.iter().rev().zip((0..most).rev()).skip(MAX_UNKNOWN / 2) {
+            assert!(place.at <= Time::from_nanos(at), "the newest keep their times");
+        }
+        let older: u64 = all[..1].iter().map(|unknown| u64::from(unknown.slots)).sum();
+        assert_eq!(all[0].at, Time::from_nanos(older - 1), "the oldest have the time of the last of them");
+    }
+}
