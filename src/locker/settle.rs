@@ -65,14 +65,13 @@ impl Locker {
 
     /// Gives a grant back of which nothing was sent: every slot not yet settled opens at once, and
     /// `in_flight` ends. Waiters are dispatched.
-    pub fn give_back(&mut self, mut grant: Grant, now: Time) {
+    pub fn give_back(&mut self, grant: Grant, now: Time) {
         let now = self.advance(now);
-        for held in &mut grant.held {
+        for held in &grant.held {
             let Some(window) = self.counters.table.current(held.window, held.generation) else { continue };
             if mutant!(!held.settled, "slots go back after bytes have left", true) {
                 window.give_back(&self.counters.limits.rules[held.limit.at()], held.cost);
             }
-            held.settled = true;
         }
         self.land(&grant, now);
     }
