@@ -92,3 +92,19 @@ fn a_slot_that_settles_or_ends_is_reported_within_a_two_hundredth_of_the_span() 
     assert_eq!(locker.sync_due(), Some(ms(205)));
     assert_eq!(locker.take_sync(SyncTrigger::Due, ms(205)).windows[0].landed, 1);
 }
+
+#[test]
+fn the_last_exchange_returns_what_was_granted_reports_what_has_settled_and_asks_for_nothing() {
+    let mut locker = Locker::new(vec![shared(160)]);
+    locker.open_sharing(ms(0));
+    wait(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(10));
+    let sync = locker.take_sync(SyncTrigger::Due, ms(10));
+    let three = SlotGrant { groups: vec![(Duration::ZERO, 3)], ..SlotGrant::default() };
+    locker.sync_answered(&sync, &[three], ms(10), ms(12), ms(12));
+    let Some((_, Verdict::Go(mut grant))) = locker.poll_verdict() else { panic!("it was granted") };
+    locker.settle(&mut grant, SettlePoint::Sent, ms(20));
+    let last = locker.sign_off(ms(25));
+    let [report] = &last.windows[..] else { panic!("{last:?}") };
+    assert_eq!((report.returned, &report.settled[..]), (2, &[(ms(20), 1)][..]));
+    assert_eq!(last.slot_requests, []);
+}
