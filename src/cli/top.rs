@@ -42,7 +42,7 @@ const HEADINGS: [&str; 7] = ["LIMIT", "RULE", "SENT/s", "FULLEST WINDOW", "WAITI
 /// Arguments of `lockgate top`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct TopArgs {
-    /// Address or URL of the gateway's admin listener, such as 127.0.0.1:8081 or https://gateway.example:8081
+    /// Address of the gateway's admin listener, such as 127.0.0.1:8081, or its URL (`https` if it has TLS)
     /// [default: `[admin] listen` of the configuration]
     #[arg(long, value_name = "ADDRESS")]
     address: Option<AdminUrl>,
