@@ -33,22 +33,38 @@ fn stamp(path: &Path) -> FileStamp {
     Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
 }
 
+/// Looks at a file, one after the other.
+#[derive(Default)]
+struct FileLooks {
+    /// The last version that was reported.
+    known: FileStamp,
+    last: FileStamp,
+}
+
+impl FileLooks {
+    /// Notes a look. True for a version that is new, and that the look before has seen, too: also for the first one, as the
+    /// file may have changed since the start has read it.
+    fn note(&mut self, now: FileStamp) -> bool {
+        let is_still = std::mem::replace(&mut self.last, now) == now;
+        let is_new = is_still && now.is_some() && now != self.known;
+        if is_new {
+            self.known = now;
+        }
+        is_new
+    }
+}
+
 /// Reloads the file each time that it has changed, if `[config] watch` is on in the configuration
 /// in force. Never returns.
 pub(super) async fn watch(reloader: Rc<Reloader>) {
-    // The file may have changed since the start read it: its text is compared once.
-    let (mut known, mut last) = (None, None);
+    let mut looks = FileLooks::default();
     let mut poll = interval(POLL_INTERVAL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         poll.tick().await;
-        let now = stamp(reloader.path());
-        let is_still = now == last;
-        last = now;
-        if !is_still || now == known || now.is_none() {
+        if !looks.note(stamp(reloader.path())) {
             continue;
         }
-        known = now;
         if reloader.is_watching().await {
             // Saved by the admin API, or rewritten with the same text: limits that were tuned since stay tuned.
             if reloader.is_file_unchanged() {
@@ -58,5 +74,19 @@ pub(super) async fn watch(reloader: Rc<Reloader>) {
             let by = Author::File(reloader.path().display().to_string());
             Rc::clone(&reloader).reload_and_log(by).await.ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_is_reported_once_it_has_kept_still_and_so_is_the_first() {
+        let version = |nanos| Some((1, 2, 3, 4, nanos));
+        let looks = [version(1), version(1), version(1), version(2), version(3), version(3), None, None, version(3)];
+        let mut file = FileLooks::default();
+        let reported = looks.map(|look| file.note(look));
+        assert_eq!(reported, [false, true, false, false, false, true, false, false, false]);
     }
 }
