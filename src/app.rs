@@ -110,7 +110,7 @@ pub fn run(
         components.listeners.apply(components.bind_plan, &components.workers).await;
         let Components { shared, current, workers, listeners, admin, locks, zmq, tls, configured, .. } = components;
         zmq.iter().for_each(ZmqService::accept);
-        let reloader = Reloader::new(path, current, shared.clone(), listeners, workers, tls, configured);
+        let reloader = Reloader::new(path, current, shared.clone(), listeners, workers, tls, configured).await;
         let reloader = Rc::new(reloader.map_err(Error::MetricsExport)?);
         if mode == StartMode::TakeOver {
             systemd::taken_over()

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use super::reload::Reloader;
 use super::reload::changes::AppliedChanges;
+use super::reload::{Reloader, SettingsSource};
 use crate::admin::{AdminCommand, AuthoredCommand, CommandError};
 use crate::audit::{self, Author};
 use crate::config;
@@ -46,9 +46,8 @@ impl Reloader {
         let settings = spawn_blocking(move || config::read_text(&path, text)).await;
         let invalid = |error: &dyn std::error::Error| CommandError::Invalid(error_chain(error));
         let settings = settings.map_err(|error| invalid(&error))?.map_err(|error| invalid(&error))?;
-        // What is pending is told by reloads: no change of a limit depends on it.
-        let AppliedChanges { lines, .. } =
-            self.apply(&mut in_force, settings, by, "tune").await.map_err(|error| invalid(&error))?;
+        let applied = self.apply(&mut in_force, settings, by, SettingsSource::Tuning).await;
+        let AppliedChanges { lines, .. } = applied.map_err(|error| invalid(&error))?;
         lines.iter().for_each(|line| tracing::info!("{line}"));
         let edits: Vec<String> = edits.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         tracing::info!(limit, edits = %edits.join(", "), "tuned");

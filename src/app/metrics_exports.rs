@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::admin::MetricSources;
@@ -24,7 +25,7 @@ pub(super) struct MetricsExports {
 
 /// The export that a reload is about to put in force.
 pub(super) enum PreparedExport {
-    /// That which runs, or none.
+    /// The one that runs, or none.
     Keep,
     /// Another one, or none.
     Replace(Option<MetricsExporter>),
@@ -40,12 +41,15 @@ impl MetricsExports {
     ///
     /// # Errors
     /// As [`MetricsExporter::start`]; the one that runs goes on.
-    pub(super) fn prepare(&self, settings: Option<&MetricsExport>) -> io::Result<PreparedExport> {
+    pub(super) async fn prepare(&self, settings: Option<&MetricsExport>) -> io::Result<PreparedExport> {
         if self.running.borrow().as_ref().map(MetricsExporter::settings) == settings {
             return Ok(PreparedExport::Keep);
         }
-        let start = |settings: &MetricsExport| MetricsExporter::start(settings.clone(), Arc::clone(&self.sources));
-        Ok(PreparedExport::Replace(settings.map(start).transpose()?))
+        let Some(settings) = settings.cloned() else { return Ok(PreparedExport::Replace(None)) };
+        let sources = Arc::clone(&self.sources);
+        // Off the event loop: a collector with TLS is verified by the system's roots, which are read.
+        let started = spawn_blocking(move || MetricsExporter::start(settings, sources)).await;
+        Ok(PreparedExport::Replace(Some(started.map_err(io::Error::other)??)))
     }
 
     /// Puts a prepared export in force.

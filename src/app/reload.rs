@@ -50,8 +50,14 @@ pub(super) struct Reloader {
     pub(super) on_disk: RefCell<Arc<str>>,
 }
 
-/// Word for a reload in audit lines.
-const RELOAD: &str = "reload";
+/// Source of settings that are put in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SettingsSource {
+    /// The file.
+    File,
+    /// The settings in force, with other values of one limit.
+    Tuning,
+}
 
 /// Reason of a failed reload; the configuration in force is unchanged.
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +85,23 @@ pub enum Error {
     Broken(#[from] tokio::task::JoinError),
 }
 
+impl SettingsSource {
+    /// Word for the change, in audit lines.
+    fn change(self) -> &'static str {
+        match self {
+            SettingsSource::File => "reload",
+            SettingsSource::Tuning => "tune",
+        }
+    }
+}
+
 impl Reloader {
     /// `path`: the configuration file. `in_force`: its settings, with the listen addresses as
     /// written. Starts the export of metrics that they name.
     ///
     /// # Errors
     /// As [`MetricsExports::prepare`].
-    pub(super) fn new(
+    pub(super) async fn new(
         path: PathBuf,
         current: Arc<CurrentSnapshot>,
         shared: Shared,
@@ -95,7 +111,7 @@ impl Reloader {
         in_force: Settings,
     ) -> std::io::Result<Reloader> {
         let exports = MetricsExports::new(MetricSources::new(&shared, &current));
-        exports.replace(exports.prepare(in_force.metrics_export.as_ref())?);
+        exports.replace(exports.prepare(in_force.metrics_export.as_ref()).await?);
         let on_disk = RefCell::new(Arc::clone(&in_force.text));
         let in_force = Mutex::new(Some(in_force));
         Ok(Reloader { path, current, shared, listeners, workers, tls, exports, in_force, on_disk })
@@ -140,7 +156,7 @@ impl Reloader {
                 tracing::error!(file = %self.path.display(), "not reloaded, nothing has changed: {why}");
                 // The admin API logs refusals of its clients.
                 if !by.is_client() {
-                    audit::refused(&by, RELOAD, &config::brief(&why));
+                    audit::refused(&by, SettingsSource::File.change(), &config::brief(&why));
                 }
                 Err(why)
             }
@@ -172,12 +188,12 @@ impl Reloader {
         // Off the event loop: reading includes certificates and the system's trust store.
         let settings = spawn_blocking(move || config::read(&path)).await??;
         let text = Arc::clone(&settings.text);
-        let changes = self.apply(&mut in_force, settings, by, RELOAD).await?;
+        let changes = self.apply(&mut in_force, settings, by, SettingsSource::File).await?;
         *self.on_disk.borrow_mut() = text;
         Ok(changes)
     }
 
-    /// Replaces the settings in force by `settings`, and logs the change with its author. `what`: the change in a word.
+    /// Replaces the settings in force by `settings`, and logs the change with its author.
     ///
     /// # Errors
     /// See [`Error`]; nothing has changed then.
@@ -186,7 +202,7 @@ impl Reloader {
         in_force: &mut Option<Settings>,
         mut settings: Settings,
         by: &Author,
-        what: &str,
+        source: SettingsSource,
     ) -> Result<AppliedChanges, Error> {
         let before = in_force.as_ref().ok_or(Error::HandedOver)?;
         settings.keep_overrides(before);
@@ -195,16 +211,18 @@ impl Reloader {
         settings.bound_to(&bind_plan.bound());
         let parts = self.parts(&settings, before).await?;
         let tls = self.tls.prepare(&settings)?;
-        let export = self.exports.prepare(settings.metrics_export.as_ref()).map_err(Error::MetricsExport)?;
+        let export = self.exports.prepare(settings.metrics_export.as_ref()).await.map_err(Error::MetricsExport)?;
 
         // From here on nothing can fail.
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         (settings.listen, settings.transparent) = configured;
-        let pending = changes::pending_sections(before, &settings);
+        // News of the file, not of a change of one limit.
+        let pending = match source {
+            SettingsSource::File => changes::pending_sections(before, &settings),
+            SettingsSource::Tuning => Vec::new(),
+        };
         let others = OtherChanges::between(before, &settings);
-        // Sections that are pending are news of the file, not of a change of one limit.
-        let told = if what == RELOAD { &pending[..] } else { &[] };
-        let summary = changes::audit_summary(before, &settings, others.sections(), told);
+        let summary = changes::audit_summary(before, &settings, others.sections(), &pending);
         let waiters = waiters_policy(before, &settings);
         let settle_time = settle_time(before).max(settle_time(&settings));
         let publish = |reload: &ReloadSummary, revision| self.current.replace(parts.with(&reload.ids, revision));
@@ -216,9 +234,9 @@ impl Reloader {
         descriptors::check(&self.shared.connections);
         // A change of the level itself is seen under both levels.
         log::set_level(settings.log.max(before.log));
-        audit::changed(by, what, Some(&summary));
+        audit::changed(by, source.change(), Some(&summary));
         log::set_level(settings.log);
-        // What is pending is told at each reload, until the process ends or the file says again what is in force.
+        // Pending sections are told at each reload, until the process ends or the file says again what is in force.
         settings.keep_fixed(before);
         *in_force = Some(settings);
         let pending = changes::pending_lines(&pending);
