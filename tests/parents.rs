@@ -256,7 +256,7 @@ fn a_parent_that_breaks_every_request_is_passed_over_too() {
     assert_eq!(last.heads().len(), 9, "{:?}", first.heads());
     assert_eq!(gateway.stderr().matches("a parent proxy fails").count(), 1, "{}", gateway.stderr());
     assert!(!gateway.stderr().contains("works again"), "a connection alone shows nothing: {}", gateway.stderr());
-    // What may be sent twice is sent through the next one, with a slot of its own.
+    // A request that may be sent twice is sent through the next one, with a slot of its own.
     let (first, last) = (Parent::http(|_| Act::say("")), Parent::http(fine));
     let limit = "[[limit]]\nname = \"all\"\nrequests = 2\nper = \"1h\"\nwhen_full = \"refuse\"\n\n";
     let toml = limit.to_owned() + &parent(&["*"], &[first.url("http"), last.url("http")], "");

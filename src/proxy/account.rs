@@ -61,6 +61,7 @@ impl Account {
             count.add_one();
         }
         if let Some(party) = figures.refused_by {
+            debug_assert!(PARTIES.contains(&party), "{party} is not counted");
             let counts = self.refused.iter().zip(PARTIES);
             counts.filter(|(_, name)| *name == party).for_each(|(count, _)| count.add_one());
         }

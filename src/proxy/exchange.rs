@@ -1,7 +1,7 @@
 //! Exchange: carries one request from its head to the end of its response, in four steps.
 //!
 //! The steps: admission, permit, attempt, response; a request that is answered here or intercepted
-//! leaves after the first. Each step returns its result or a [`Failure`]; this is the only place
+//! leaves after the first, a tunnel after the third. Each step returns its result or a [`Failure`]; this is the only place
 //! that turns a failure into a response or a reset.
 
 use super::admit::{self, Admission};
@@ -86,7 +86,7 @@ fn named(failure: Failure, session: &Session, log: &RequestLog) -> Failure {
     }
 }
 
-/// The four steps.
+/// Takes the four steps.
 async fn carry(session: &mut Session, log: &mut RequestLog) -> Result<Outcome, Failure> {
     let mut plan = match admit::admit(session, log).await? {
         Admission::Forward(plan) => plan,

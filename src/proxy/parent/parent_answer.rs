@@ -13,8 +13,8 @@ use crate::wire::{Name, ResponseHead};
 /// Retry-After of a refusal that names none.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
-/// Checks the response to a request in absolute form, which shows that the parent works. True if the parent, another lockgate, has answered in the origin's
-/// place: then it is no pushback of the origin.
+/// Checks the response to a request in absolute form, which shows that the parent works. True if the parent, another
+/// lockgate, has answered in the origin's place: then it is no pushback of the origin.
 ///
 /// # Errors
 /// 502 if the parent demands a login: its 407 is for the gateway, and must not reach the caller (RFC 9110 §11.7).

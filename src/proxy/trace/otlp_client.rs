@@ -36,25 +36,25 @@ pub enum Error {
     /// The URL of the file cannot stand in a request.
     #[error("its URL cannot be requested: {0}")]
     Request(http::Error),
-    /// The name of the collector.
+    /// A name that cannot be looked up.
     #[error("its name does not resolve: {0}")]
     Resolve(dial::Error),
-    /// The name of the collector, too.
+    /// A name that stands for nothing.
     #[error("its name has no address")]
     NoAddress,
-    /// No address has answered within its time.
+    /// Silence of all addresses within their time.
     #[error("it does not answer in time")]
     Timeout,
     /// The last address tried refuses connections, or is not reached.
     #[error("no connection: {0}")]
     Connect(io::Error),
-    /// Its certificate is not accepted, or it speaks no TLS.
+    /// Refused certificate, or a server without TLS.
     #[error("no TLS connection: {0}")]
     Tls(verify::Error),
-    /// It closes the connection, or speaks no HTTP.
+    /// Connection closed early, or a server that speaks no HTTP.
     #[error("no answer: {}", reason(.0))]
     Answer(http_client::Error),
-    /// It does not take the document.
+    /// Status other than 2xx.
     #[error("it answers {0}")]
     Status(StatusCode),
 }
