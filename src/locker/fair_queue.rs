@@ -206,4 +206,64 @@ mod tests {
         }
         assert!(turns.callers() <= 1, "{}", turns.callers());
     }
+
+    #[test]
+    fn a_retry_is_next_and_delays_its_callers_later_requests_by_its_cost() {
+        let mut turns = FairQueue::default();
+        let first = turns.arrive(A, 2);
+        assert_eq!(turns.arrive_retry(A, 3), first, "the virtual time");
+        assert_eq!(turns.next(A), first + 2 + 3);
+    }
+
+    #[test]
+    fn turns_may_shift_once_a_request_of_another_cost_took_one() {
+        let mut turns = FairQueue::default();
+        let granted = |turns: &mut FairQueue, cost, slots| {
+            let turn = turns.arrive(A, slots);
+            turns.grant(A, turn, cost, slots);
+            turns.may_shift()
+        };
+        assert!(!granted(&mut turns, 2, 2));
+        assert!(granted(&mut turns, 1, 2));
+        assert!(granted(&mut turns, 2, 2), "those behind it may still be out of date");
+    }
+
+    #[test]
+    fn an_idle_caller_that_is_ahead_is_remembered_until_the_others_have_caught_up() {
+        let mut turns = FairQueue::default();
+        let turn = turns.arrive(A, 3);
+        turns.grant(A, turn, 3, 3);
+        assert_eq!((turns.next(A), turns.next_start(A)), (3, None));
+        for served in 0..4 {
+            let turn = turns.arrive(B, 1);
+            assert_eq!((turn, turns.next(A), turns.callers()), (served, 3, 2));
+            turns.grant(B, turn, 1, 1);
+        }
+        assert_eq!((turns.next(A), turns.callers()), (3, 1), "no credit, and no debt");
+    }
+
+    #[test]
+    fn a_turn_is_free_again_if_the_last_request_leaves_and_no_other() {
+        let mut turns = FairQueue::default();
+        let [first, last] = [0; 2].map(|_| turns.arrive(A, 3));
+        turns.leave(A, first, 3);
+        assert_eq!(turns.next(A), last + 3);
+        let next = turns.arrive(A, 3);
+        turns.leave(A, next, 3);
+        assert_eq!(turns.next(A), next);
+    }
+
+    #[test]
+    fn a_caller_is_alone_if_no_other_waits_or_is_ahead() {
+        let mut turns = FairQueue::default();
+        assert!(turns.is_only(A), "nobody is there");
+        let turn = turns.arrive(A, 1);
+        assert!(turns.is_only(A) && !turns.is_only(B));
+        turns.arrive(B, 1);
+        assert!(!turns.is_only(A) && !turns.is_only(B));
+        turns.grant(A, turn, 1, 1);
+        let waiting: Vec<(Caller, u64)> = turns.flows().collect();
+        assert_eq!(waiting, [(B, 0)], "A is ahead, and has no waiter");
+        assert!(!turns.is_only(B));
+    }
 }

@@ -189,3 +189,131 @@ impl WallClock {
         Time::from_nanos(u64::try_from(at.max(0)).unwrap_or(u64::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::locker::tests::ms;
+
+    const HOUR: u64 = 3_600_000_000_000;
+
+    fn sample(at_start: i128) -> WallSample {
+        WallSample { at_start, asleep: 0, is_set: true }
+    }
+
+    fn reading(at_start: i128, until: Time) -> WallReading {
+        WallReading { least: at_start, most: at_start, until }
+    }
+
+    #[test]
+    fn what_differs_by_no_more_than_jitter_is_no_step() {
+        let jitter = i128::from(JITTER);
+        for step in [-jitter, -1, 0, 1, jitter] {
+            let mut clock = WallClock::begin(sample(HOUR.into()));
+            assert!(!clock.set(sample(i128::from(HOUR) + step), ms(5)), "{step}");
+            assert_eq!(clock.readings(), [reading(HOUR.into(), Time::NEVER)], "{step} adds up to no drift");
+        }
+        for step in [-jitter - 1, jitter + 1] {
+            let mut clock = WallClock::begin(sample(HOUR.into()));
+            let stepped = i128::from(HOUR) + step;
+            assert!(clock.set(sample(stepped), ms(5)), "{step}");
+            assert_eq!(clock.readings(), [reading(HOUR.into(), ms(5)), reading(stepped, Time::NEVER)], "{step}");
+        }
+    }
+
+    #[test]
+    fn a_suspend_moves_all_readings_and_supersedes_none() {
+        let mut clock = WallClock::begin(sample(0));
+        clock.set(sample(HOUR.into()), ms(1));
+        let slept = 2 * HOUR;
+        let awake = WallSample { asleep: slept, ..sample(i128::from(HOUR + slept)) };
+        assert!(clock.set(awake, ms(2)));
+        assert_eq!(clock.readings(), [reading(slept.into(), ms(1)), reading(awake.at_start, Time::NEVER)]);
+        // What the clock showed an hour before it woke up was when it fell asleep, what it showed before was before.
+        let woke = i128::from(2_000_000 + HOUR + slept);
+        assert_eq!(clock.time_of(woke - i128::from(HOUR), awake.at_start), ms(2));
+        assert_eq!(clock.time_of(woke - i128::from(slept) - 1_000_000, awake.at_start), ms(1));
+        assert_eq!(clock.time_of(woke + 1_000_000, awake.at_start), ms(3));
+    }
+
+    #[test]
+    fn a_step_beside_a_suspend_supersedes_the_reading_that_the_suspend_alone_would_have_led_to() {
+        let mut clock = WallClock::begin(sample(0));
+        let awake = WallSample { asleep: HOUR, ..sample(3 * i128::from(HOUR)) };
+        assert!(clock.set(awake, ms(1)));
+        assert_eq!(clock.readings(), [reading(HOUR.into(), ms(1)), reading(awake.at_start, Time::NEVER)]);
+        let short = WallSample { asleep: HOUR + JITTER, ..awake };
+        assert!(!clock.set(short, ms(2)), "too short for a suspend");
+    }
+
+    #[test]
+    fn a_clock_that_is_not_set_shows_no_time_and_one_that_no_longer_is_shows_its_last() {
+        let unset = WallSample { is_set: false, ..sample(0) };
+        let mut clock = WallClock::begin(unset);
+        assert!(clock.readings().is_empty());
+        assert!(clock.set(sample(0), ms(1)), "it is set, to what it showed");
+        assert_eq!(clock.readings(), [reading(0, Time::NEVER)]);
+        assert!(clock.set(unset, ms(2)));
+        assert_eq!(clock.readings(), [reading(0, ms(2))]);
+    }
+
+    #[test]
+    fn few_suspends_and_readings_are_kept_and_the_eldest_readings_are_merged() {
+        let mut clock = WallClock::begin(sample(0));
+        for number in 1..=5_u64 {
+            clock.set(WallSample { asleep: number * HOUR, ..sample(i128::from(number * HOUR)) }, ms(number));
+            assert_eq!(clock.suspends.len(), number.min(4) as usize);
+        }
+        assert_eq!(clock.suspends[0], (ms(2), HOUR));
+        let mut clock = WallClock::begin(sample(0));
+        let hours = |count: i128| count * i128::from(HOUR);
+        for number in 1..=8 {
+            clock.set(sample(hours(number.into())), ms(number));
+        }
+        assert_eq!(clock.earlier, Vec::from_iter((0..8).map(|n| reading(hours(n), ms(n as u64 + 1)))));
+        clock.set(sample(hours(-1)), ms(9));
+        assert_eq!(clock.earlier.len(), 8);
+        assert_eq!(clock.earlier[0], WallReading { least: 0, most: hours(1), until: ms(2) });
+    }
+
+    #[test]
+    fn a_superseded_reading_counts_for_as_long_as_it_is_honoured_and_is_dropped_when_none_honours_it() {
+        let mut clock = WallClock::begin(sample(0));
+        clock.set(sample(HOUR.into()), ms(10));
+        let both = Some((0, i128::from(HOUR)));
+        let present = Some((i128::from(HOUR), i128::from(HOUR)));
+        assert_eq!(clock.range(Duration::from_millis(5), ms(14)), both);
+        assert_eq!(clock.range(Duration::from_millis(5), ms(15)), present);
+        let dropped_at = ms(10) + READING_KEPT_FOR;
+        for (now, kept) in [(dropped_at - Duration::from_nanos(1), 2), (dropped_at, 1)] {
+            let mut clock = clock.clone();
+            clock.set(sample(0), now);
+            assert_eq!(clock.earlier.len(), kept);
+        }
+    }
+
+    #[test]
+    fn the_reading_of_an_earlier_process_goes_on_or_is_superseded_when_the_clock_is_set() {
+        let jitter = i128::from(JITTER);
+        let past = reading(0, ms(1));
+        for (shown, goes_on) in [(-jitter, true), (jitter, true), (-jitter - 1, false), (jitter + 1, false)] {
+            let left = vec![past, reading(0, Time::NEVER)];
+            let clock = WallClock::restore(left.clone(), WallSample { is_set: false, ..sample(shown) }, ms(3));
+            assert_eq!(clock.earlier, left, "nobody knows yet");
+            let clock = WallClock::restore(left, sample(shown), ms(3));
+            let expected = if goes_on { vec![past] } else { vec![past, reading(0, ms(3))] };
+            assert_eq!(clock.earlier, expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn time_goes_on_as_the_clock_is_known_to() {
+        let clock = WallClock::begin(sample(HOUR.into()));
+        let shown = i128::from(HOUR) + 5_000_000;
+        assert_eq!(clock.unix(ms(5)), shown);
+        for (off, is_expected) in [(0, true), (JITTER, true), (JITTER + 1, false)] {
+            assert_eq!(clock.expects(shown + i128::from(off), ms(5)), is_expected, "{off}");
+            assert_eq!(clock.expects(shown - i128::from(off), ms(5)), is_expected, "{off}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod calendars;
+mod claimants;
 mod clock_worlds;
 mod crash_worlds;
 mod crashes;
@@ -30,6 +31,7 @@ mod sharing;
 mod sharing_changes;
 mod sim_disk;
 mod staggering;
+mod statistics;
 mod steps;
 mod told_times;
 mod upgrades;

@@ -84,11 +84,11 @@ fn a_more_urgent_request_goes_in_the_turn_of_a_cheaper_one_and_pays_for_it() {
     let mut locker = Locker::new(vec![limit(3, 100, Kind::Sliding)]);
     assert!(send(&mut locker, &ask(&[claim(0, 0, 3)], 9), ms(0)).is_ok());
     let cheap = wait(&mut locker, &Ask { urgency: 7, ..ask(CLAIMS, 1) }, ms(1));
-    let others = [2, 3].map(|at| wait(&mut locker, &ask(CLAIMS, 2), ms(at)));
-    let costly = wait(&mut locker, &Ask { urgency: 0, ..ask(&[claim(0, 0, 3)], 1) }, ms(4));
+    let others = [2, 3, 4, 5, 6].map(|at| wait(&mut locker, &ask(CLAIMS, 2), ms(at)));
+    let costly = wait(&mut locker, &Ask { urgency: 0, ..ask(&[claim(0, 0, 3)], 1) }, ms(7));
     let mut order = Vec::new();
     drive(&mut locker, ms(10_000), |_, ticket, _| order.push(ticket));
-    assert_eq!(order, [costly, others[0], others[1], cheap]);
+    assert_eq!(order, [costly, others[0], others[1], others[2], others[3], cheap, others[4]]);
 }
 
 #[test]

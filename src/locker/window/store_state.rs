@@ -366,3 +366,6 @@ impl Window {
         self.store_state().is_some_and(|store| !store.is_empty(rule, now))
     }
 }
+
+#[cfg(test)]
+mod tests;
