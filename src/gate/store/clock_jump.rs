@@ -63,4 +63,27 @@ mod tests {
         // After an hour, synchronised clocks may differ by 1.8 s.
         assert_eq!(clock_jump(&before, &sample(3_611_000, 3_601_000, 3_601_010)), 0);
     }
+
+    #[test]
+    fn a_pause_tolerates_half_a_millisecond_of_drift_for_each_whole_second_and_a_millisecond_besides() {
+        let sample = |now: i64, at: u64| Sample {
+            id: String::new(),
+            now,
+            began: Time::from_nanos(at * 1000),
+            ended: Time::from_nanos(at * 1000),
+        };
+        for (seconds, tolerated) in [(0, 1000_i64), (1, 1500), (100, 51_000)] {
+            let passed = seconds * 1_000_000 + 999_999;
+            let before = sample(0, 0);
+            for off in [tolerated, -tolerated] {
+                let beyond = off + off.signum();
+                assert_eq!(
+                    clock_jump(&before, &sample(passed + off, passed.unsigned_abs())),
+                    0,
+                    "{off} in {seconds} s"
+                );
+                assert_eq!(clock_jump(&before, &sample(passed + beyond, passed.unsigned_abs())), beyond);
+            }
+        }
+    }
 }

@@ -143,4 +143,61 @@ mod tests {
             assert!(!has_fraction(&limit, Some(SECOND), 3599 * SECOND), "a response may take any time");
         }
     }
+
+    /// The first time after the last contact at which a fraction of this limit may be used.
+    fn safe_from(limit: &Limit, max_settle_time: Option<Duration>) -> Duration {
+        let (mut early, mut late) = (Duration::ZERO, 3599 * SECOND);
+        while late - early > Duration::from_nanos(1) {
+            let middle = early + (late - early) / 2;
+            *(if has_fraction(limit, max_settle_time, middle) { &mut late } else { &mut early }) = middle;
+        }
+        late
+    }
+
+    #[test]
+    fn a_part_is_used_once_no_slot_counts_that_the_store_gave_others_in_the_meantime() {
+        // A second of presence, 50 ms ahead, a lease of 250 ms.
+        let granted = Duration::from_millis(1300);
+        let with = |counts, per: Duration, guard, kind| {
+            let rate = Rate { per, guard, kind, ..limit(counts).rate.unwrap() };
+            Limit { rate: Some(rate), ..limit(counts) }
+        };
+        let sent = with(Counts::Sent, 10 * SECOND, 2 * SECOND, Kind::Sliding);
+        let drift = Duration::from_millis(12);
+        assert_eq!(safe_from(&sent, None), granted + 12 * SECOND + drift + sent.linger());
+        let answered = with(Counts::Answered, 10 * SECOND, 2 * SECOND, Kind::Sliding);
+        assert_eq!(safe_from(&answered, Some(30 * SECOND)), granted + 12 * SECOND + drift + 30 * SECOND);
+        let zone = jiff::tz::TimeZone::UTC;
+        let day = |unit| with(Counts::Sent, 1000 * SECOND, Duration::ZERO, Kind::Calendar { unit, zone: zone.clone() });
+        let hour = safe_from(&day(Unit::Hour), None);
+        // A share is left for an hour here: that of a day is safe after two more.
+        assert_eq!(safe_after(&day(Unit::Day), None), Some(hour + 7200 * SECOND));
+    }
+
+    #[test]
+    fn a_part_is_used_until_the_share_ends_and_no_longer() {
+        let limit = limit(Counts::Sent);
+        assert!(has_fraction(&limit, None, 3600 * SECOND - Duration::from_nanos(1)));
+        assert!(!has_fraction(&limit, None, 3600 * SECOND));
+    }
+
+    #[test]
+    fn each_fallback_says_what_it_means_for_requests() {
+        let share = WhenLost::Share { gateways: NonZeroU32::new(3).unwrap(), name: "a".to_owned(), share_for: SECOND };
+        let said = [WhenLost::Refuse, share, WhenLost::Allow].map(|when_lost| announce(&when_lost));
+        assert!(
+            said[0].contains("no request") && said[1].contains("its fraction") && said[2].contains("exceed"),
+            "{said:?}"
+        );
+        let parts = NonZeroU32::new(3).unwrap();
+        let modes = [
+            SharingMode::Store,
+            SharingMode::Blocked,
+            SharingMode::Fraction { parts, until: Time::NEVER },
+            SharingMode::Standalone,
+        ];
+        let said = modes.map(describe);
+        assert!(said[0].contains("store up") && said[1..].iter().all(|text| text.contains("store down")), "{said:?}");
+        assert!(said[1].contains("no request") && said[2].contains("1/3") && said[3].contains("whole"), "{said:?}");
+    }
 }

@@ -269,7 +269,7 @@ pub(super) fn read(value: &Value, sync: &SyncRequest) -> Result<ScriptReply, Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::locker::SlotRequest;
+    use crate::locker::{Key, SlotRequest};
 
     fn reply(numbers: &[i64]) -> Result<ScriptReply, Error> {
         let one = SlotRequest { group: None, requests: 1, prefetch: 0, windows: smallvec::smallvec![] };
@@ -287,5 +287,56 @@ mod tests {
         assert_eq!(opening(-7).next_in, Some(Duration::from_micros(7)));
         let least = opening(i64::MIN);
         assert_eq!((least.next_in, least.opens_then), (Some(Duration::from_micros(1 << 63)), false));
+    }
+
+    #[test]
+    fn an_opening_is_known_or_when_to_ask_again_or_neither() {
+        let opening = |next_in| {
+            let grant = reply(&[0, 1, 1, 0, 0, 0, 0, next_in]).unwrap().grants.remove(0);
+            (grant.next_in, grant.opens_then)
+        };
+        assert_eq!(opening(7), (Some(Duration::from_micros(7)), true));
+        assert_eq!(opening(-7), (Some(Duration::from_micros(7)), false));
+        assert_eq!(opening(0), (None, false));
+    }
+
+    /// The step of settle times that the script is given for a limit of so many slots a second, in µs.
+    fn step(requests: u32) -> String {
+        let params = WindowParams {
+            kind: SharedKind::Sliding,
+            calendar: None,
+            requests,
+            span: 1_000_000_000,
+            interval: 0,
+            burst: 1,
+            in_flight: None,
+            linger: Duration::ZERO,
+        };
+        let report = WindowReport {
+            window: 0,
+            generation: 0,
+            limit: LimitId(0),
+            key: Key::WHOLE,
+            params,
+            is_new: true,
+            held: 0,
+            flying: 0,
+            waiting: 0,
+            paused: Time::START,
+            settled: Vec::new(),
+            returned: 0,
+            landed: 0,
+        };
+        let mut cmd = Cmd::new();
+        write_params(&mut cmd, &report);
+        match cmd.args_iter().nth(4) {
+            Some(redis::Arg::Simple(step)) => String::from_utf8_lossy(step).into_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn settle_times_of_large_limits_are_rounded_as_in_the_gateway() {
+        assert_eq!([1, 1024, 1025].map(step), ["1", "1", "977"], "a 1024th of a second, rounded up");
     }
 }

@@ -142,3 +142,49 @@ impl Status {
         self.clock_steps.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_the_state_is_told_from_a_new_reason() {
+        let status = Status::new();
+        let down = |why: &str| status.set(Health::Down, Some(why.to_owned()));
+        assert!(down("refused") && !down("silent"));
+        assert_eq!(status.health(), (Health::Down, Some("silent".to_owned())));
+        assert!(status.set(Health::Up, None));
+        assert_eq!(status.health(), (Health::Up, None));
+    }
+
+    #[test]
+    fn each_counter_counts_its_own_events() {
+        let status = Status::new();
+        status.count_response(300);
+        status.count_response(400);
+        status.count_outage();
+        (0..2).for_each(|_| status.count_clock_step());
+        (0..3).for_each(|_| status.count_late_permit());
+        (0..4).for_each(|_| status.count_settings_mismatch());
+        let expected = StoreFigures {
+            responses: 2,
+            response_micros: 700,
+            outages: 1,
+            clock_steps: 2,
+            late_permits: 3,
+            settings_mismatch: 4,
+        };
+        assert_eq!(status.figures(), expected);
+    }
+
+    #[test]
+    fn mismatches_are_counted_by_the_name_of_the_limit() {
+        let status = Status::new();
+        let (one, other) = (Arc::from("one"), Arc::from("other"));
+        assert!(status.mismatches().is_empty());
+        status.count_mismatch(&other);
+        status.count_mismatch(&one);
+        status.count_mismatch(&one);
+        assert_eq!(status.mismatches(), [(one, 2), (other, 1)]);
+    }
+}
