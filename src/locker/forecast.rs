@@ -50,11 +50,11 @@ impl Queue {
         forecast
     }
 
-    /// True if the group's waiters are all that wait at the window, and are of one priority and one
+    /// True if the group's waiters, if any, are all that wait at the window, and are of one priority and one
     /// urgency, and either of one caller or without turns.
     fn is_single_flow(&self, counters: &Counters, group: Option<&WaiterGroup>, waiter: &Waiter) -> bool {
-        let Some(group) = group else { return true };
         let queue = counters.table.queue(waiter.demands[0].window);
+        let Some(group) = group else { return queue.is_none_or(|queue| queue.waiting == 0) };
         let turns = |turns: &super::fair_queue::FairQueue| !waiter.takes_turns || turns.is_only(waiter.caller);
         let one_priority = group.entries.first_key_value().map(|(position, _)| position.priority)
             == Some(waiter.position.priority)

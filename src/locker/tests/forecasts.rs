@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::generators::SeededRng;
+use super::order::wait;
 use super::*;
 
 /// Fills a window at random moments and queues waiters. Returns the forecast and the grant time of each waiter.
@@ -116,4 +117,81 @@ fn the_last_in_a_long_line_is_told_by_its_rank() {
     }
     let Verdict::Sorry(sorry) = locker.ask(&ask(&claims, 1), ms(0)) else { panic!() };
     assert_eq!(sorry, Sorry { reason: RefusalReason::TooLong, limit: LimitId(0), until: ms(61_000), exact: true });
+}
+
+/// What a request that would not wait is told at 10 ms: when, in milliseconds, and whether it is exactly then. The slots
+/// of the first limit are used at the start; the waiters came a microsecond apart.
+fn told(limits: Vec<Limit>, waiters: &[Ask<'_>], newcomer: Ask<'_>) -> (u64, bool) {
+    let first = limits[0].rate.as_ref().map_or(0, |rate| rate.requests);
+    let mut locker = Locker::new(limits);
+    assert!(send(&mut locker, &ask(&[claim(0, 0, first)], 9), ms(0)).is_ok());
+    for (waiter, at) in waiters.iter().zip(1..) {
+        wait(&mut locker, waiter, Time::from_nanos(at * 1000));
+    }
+    let verdict = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..newcomer }, ms(10));
+    let Verdict::Sorry(sorry) = verdict else { panic!("{verdict:?}") };
+    (sorry.until.as_nanos() / 1_000_000, sorry.exact)
+}
+
+const ONE: &[Claim] = &[Claim { limit: LimitId(0), key: Key(0), cost: 1 }];
+const TWO: &[Claim] = &[Claim { limit: LimitId(0), key: Key(0), cost: 2 }];
+
+#[test]
+fn a_time_is_exact_only_in_a_line_of_one_flow() {
+    let rule = |share_by, priority| vec![Limit { share_by, priority, ..limit(1, 100, Kind::Sliding) }];
+    let urgent = |caller| Ask { urgency: 1, ..ask(ONE, caller) };
+    let one_flow = [ask(ONE, 1), ask(ONE, 1)];
+    for priority in [Priority::WithinCaller, Priority::Strict, Priority::None] {
+        let turns = || rule(ShareBy::Caller, priority);
+        assert_eq!(told(turns(), &one_flow, ask(ONE, 1)), (300, true), "{priority:?}");
+        assert_eq!(told(turns(), &one_flow, ask(ONE, 2)), (200, false), "another caller takes its turn: {priority:?}");
+        assert_eq!(told(turns(), &[ask(ONE, 1), ask(ONE, 2)], ask(ONE, 1)), (300, false), "{priority:?}");
+        assert_eq!(told(rule(ShareBy::Nobody, priority), &one_flow, ask(ONE, 2)), (300, true), "{priority:?}");
+    }
+    let is_exact = |priority, waiters: &[Ask<'_>], newcomer| told(rule(ShareBy::Caller, priority), waiters, newcomer).1;
+    assert!(!is_exact(Priority::WithinCaller, &[urgent(1), ask(ONE, 1)], ask(ONE, 1)));
+    assert!(!is_exact(Priority::Strict, &[urgent(1), ask(ONE, 1)], ask(ONE, 1)));
+    assert!(!is_exact(Priority::Strict, &[ask(ONE, 1), ask(ONE, 1)], urgent(1)));
+    assert!(is_exact(Priority::None, &[urgent(1), ask(ONE, 1)], ask(ONE, 1)), "urgency is of no account");
+}
+
+#[test]
+fn a_time_is_not_exact_where_requests_of_other_limits_are_in_the_line() {
+    let limits = || vec![limit(1, 100, Kind::Sliding), limit(10, 100, Kind::Sliding)];
+    let both = [claim(0, 0, 1), claim(1, 0, 1)];
+    assert_eq!(told(limits(), &[ask(ONE, 1)], ask(ONE, 1)), (200, true));
+    assert!(!told(limits(), &[ask(&both, 1)], ask(ONE, 1)).1);
+    assert!(!told(limits(), &[], ask(&both, 1)).1);
+}
+
+#[test]
+fn one_that_was_in_line_before_is_told_a_time_by_its_arrival() {
+    let rule = Limit { share_by: ShareBy::Nobody, priority: Priority::None, ..limit(1, 100, Kind::Sliding) };
+    let back = Ask { arrived: Some(Time::from_nanos(1_500_000)), kind: AskKind::Reask { retry: false }, ..ask(ONE, 2) };
+    let waiters = [ask(ONE, 1), ask(ONE, 1), ask(ONE, 1)];
+    let mut locker = Locker::new(vec![rule]);
+    assert!(send(&mut locker, &ask(ONE, 9), ms(0)).is_ok());
+    for (waiter, at) in waiters.iter().zip(1..) {
+        wait(&mut locker, waiter, ms(at));
+    }
+    let Verdict::Wait(_, until) = locker.ask(&back, ms(10)) else { panic!() };
+    assert_eq!(until, Some(ms(200)), "behind the first of three");
+}
+
+#[test]
+fn a_caller_before_a_long_line_of_another_is_told_that_it_is_next() {
+    let rule = Limit { max_wait: Duration::from_secs(600), ..limit(1, 100, Kind::Sliding) };
+    let waiters = vec![ask(ONE, 1); 200];
+    assert_eq!(told(vec![rule], &waiters, ask(ONE, 2)), (200, false));
+}
+
+#[test]
+fn where_costs_differ_the_turns_before_a_request_are_added_up() {
+    let turns = || vec![limit(2, 100, Kind::Sliding)];
+    let waiters = [ask(TWO, 1), ask(ONE, 1), ask(ONE, 2)];
+    assert_eq!(told(turns(), &waiters, ask(ONE, 3)), (100, false), "of a new caller nothing is known to be before");
+    assert_eq!(told(turns(), &waiters, ask(ONE, 2)), (200, false), "one slot of each caller");
+    assert_eq!(told(turns(), &waiters, ask(ONE, 1)), (300, false), "three of its own, and one");
+    let nobody = Limit { share_by: ShareBy::Nobody, ..limit(2, 100, Kind::Sliding) };
+    assert_eq!(told(vec![nobody], &waiters, ask(ONE, 3)), (200, false), "three requests, of at least a slot each");
 }
