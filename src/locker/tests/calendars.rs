@@ -63,6 +63,20 @@ fn what_a_crash_may_have_cost_belongs_to_its_day() {
 }
 
 #[test]
+fn a_step_of_the_clock_is_known_and_its_readings_are_left_to_the_next_process() {
+    let wall = set_to(JUNE);
+    let mut locker = at(3, wall);
+    let shown = |wall: WallSample, now: Time| wall.at_start + i128::from(now.as_nanos());
+    assert!(locker.expects_wall(shown(wall, ms(5)), ms(5)));
+    let stepped = set_to(JUNE + HOUR);
+    assert!(!locker.expects_wall(shown(stepped, ms(5)), ms(5)));
+    locker.set_wall(stepped, ms(6));
+    assert!(locker.expects_wall(shown(stepped, ms(7)), ms(7)));
+    let readings: Vec<(i128, Time)> = locker.readings().iter().map(|reading| (reading.least, reading.until)).collect();
+    assert_eq!(readings, [(wall.at_start, ms(6)), (stepped.at_start, Time::NEVER)]);
+}
+
+#[test]
 fn what_a_change_of_the_rule_has_forgotten_belongs_to_its_day() {
     let wall = set_to(JUNE + 10 * HOUR);
     let mut locker = at(3, wall);

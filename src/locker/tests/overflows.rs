@@ -114,6 +114,17 @@ fn a_caller_at_another_home_is_let_into_the_line_too() {
 }
 
 #[test]
+fn one_that_is_dropped_is_told_of_the_line_that_is_full_though_it_waits_longer_elsewhere() {
+    let mut locker = full(vec![limit(1, 20_000, Kind::Sliding), narrow(2)]);
+    let both = [claim(0, 0, 1), claim(1, 0, 1)];
+    let backlog = [1, 2].map(|at| wait(&mut locker, &ask(&both, 1), ms(at)));
+    wait(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(3));
+    let (dropped, sorry) = dropped_waiter(&mut locker);
+    assert_eq!((dropped, sorry.limit), (backlog[1], LimitId(1)));
+    assert!(sorry.until >= ms(20_000), "the other limit keeps it longer: {:?}", sorry.until);
+}
+
+#[test]
 fn one_that_was_in_line_before_is_dropped_for_no_newcomer_while_it_asks_again() {
     let mut locker = full(vec![narrow(1)]);
     wait(&mut locker, &ask(CLAIMS, 2), ms(2));

@@ -98,7 +98,20 @@ fn a_time_is_exact_if_all_slots_have_settled_and_those_ahead_cost_the_same() {
         fill(&mut locker, 1, ms(0));
         let _under_way = take(&mut locker, 1, ms(0));
         assert!(!refusal(&mut locker, 1, ms(1)).1, "{kind:?}: one slot is still to settle");
+        told(&mut locker, 3, ms(1));
+        assert!(!refusal(&mut locker, 1, ms(1)).1, "{kind:?}: one slot is still to settle, and those ahead need all");
     }
+}
+
+#[test]
+fn a_fixed_window_of_which_no_slot_has_settled_is_taken_to_begin_now() {
+    let mut locker = Locker::new(vec![limit(2, 1000, Kind::Fixed)]);
+    let _under_way = take(&mut locker, 2, ms(400));
+    assert_eq!(
+        told(&mut locker, 3, ms(500)),
+        [None, None, Some(ms(1500))],
+        "the first two may be given back any moment"
+    );
 }
 
 #[test]
