@@ -15,8 +15,8 @@ fn locker() -> Locker {
 fn those_that_a_claimant_held_back_go_before_later_ones_in_the_order_of_their_arrival() {
     let mut locker = locker();
     let claimant = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 1), ms(1));
-    let second = wait(&mut locker, &ask(&[claim(0, 0, 1)], 2), ms(2));
-    let third = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(2, 0, 1)], 3), ms(3));
+    let second = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(2, 0, 1)], 2), ms(2));
+    let third = wait(&mut locker, &ask(&[claim(0, 0, 1)], 3), ms(3));
     let mut went = Vec::new();
     drive(&mut locker, ms(160), |_, ticket, at| went.push((ticket, at)));
     assert_eq!(went, [(claimant, ms(150))], "the others would have taken its slot at 100 ms");

@@ -5,10 +5,10 @@ use proptest::prelude::ProptestConfig;
 use super::*;
 
 /// Seeded pseudo-random number generator (SplitMix64).
-pub(super) struct SeededRng(u64);
+pub(in crate::locker) struct SeededRng(u64);
 
 impl SeededRng {
-    pub(super) fn new(seed: u64) -> SeededRng {
+    pub(in crate::locker) fn new(seed: u64) -> SeededRng {
         SeededRng(seed ^ 0x9E37_79B9_7F4A_7C15)
     }
 
@@ -21,12 +21,12 @@ impl SeededRng {
     }
 
     /// A number from `from` (inclusive) to `to` (exclusive).
-    pub(super) fn range(&mut self, from: u64, to: u64) -> u64 {
+    pub(in crate::locker) fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from)
     }
 
     /// True with a probability of 1 / `of`.
-    pub(super) fn one_in(&mut self, of: u64) -> bool {
+    pub(in crate::locker) fn one_in(&mut self, of: u64) -> bool {
         self.range(0, of) == 0
     }
 }

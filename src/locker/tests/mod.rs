@@ -40,6 +40,7 @@ mod world_rules;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(super) use self::generators::SeededRng;
 use super::*;
 
 /// The time `millis` milliseconds after the start.

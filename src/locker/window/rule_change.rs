@@ -124,3 +124,6 @@ impl Window {
         self.count_unknown(rule.unknown.iter(), rule, now);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -226,3 +226,6 @@ impl Window {
         if ring_index < INLINE { ring_index } else { ring_index - INLINE }
     }
 }
+
+#[cfg(test)]
+mod tests;
