@@ -31,7 +31,7 @@ pub fn refused(tree: &Path, files: &BTreeMap<String, Switched>) -> Result<BTreeS
         }
         let found = about(message, files);
         if found.is_empty() && message["spans"].as_array().is_some_and(|spans| !spans.is_empty()) {
-            strange.push(message["rendered"].to_string());
+            strange.push(message["rendered"].as_str().unwrap_or_default().to_owned());
         }
         refused.extend(found);
     }
@@ -61,6 +61,7 @@ fn about(message: &Value, files: &BTreeMap<String, Switched>) -> BTreeSet<usize>
     inside.unwrap_or_else(|| found(around, files, before))
 }
 
+/// Mutants that a search finds for the places of an error.
 fn found(
     spans: &[Value],
     files: &BTreeMap<String, Switched>,
@@ -92,6 +93,7 @@ fn before(place: Range<usize>, file: &Switched) -> BTreeSet<usize> {
     found
 }
 
+/// The mutants that a place is in; if it is in none, all of the innermost choice that it is in.
 fn at(place: Range<usize>, file: &Switched) -> BTreeSet<usize> {
     let inside = |range: &Range<usize>| range.start <= place.start && place.end <= range.end;
     let mutants: BTreeSet<usize> =

@@ -11,14 +11,19 @@ use crate::syntax::Syntax;
 
 /// A file with its mutants behind switches.
 pub struct Switched {
+    /// The changed text.
     pub text: String,
+    /// Its mutants; one that was added in two pieces is there twice.
     pub placed: Vec<Placed>,
 }
 
 /// Where a mutant is in the changed text: what it consists of, and the whole choice that it is part of.
 pub struct Placed {
+    /// Number of the mutant.
     pub number: usize,
+    /// What it consists of, in bytes of the text.
     pub mutant: Range<usize>,
+    /// The choice; for added text the same.
     pub site: Range<usize>,
 }
 
