@@ -190,7 +190,7 @@ impl Locker {
     }
 
     /// Inserts a window from its record, unless nothing of it counts any more.
-    fn restore_window(&mut self, record: WindowRecord, shutdown: Shutdown, now: Time) {
+    fn restore_window(&mut self, mut record: WindowRecord, shutdown: Shutdown, now: Time) {
         let Some(rule) = self.counters.limits.rules.get_mut(record.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
         let window = match shutdown {
@@ -202,6 +202,13 @@ impl Locker {
                 Window::restored(&record, rule, unknown, settled, now)
             }
         };
+        // Failed attempts settled as long ago as their times say. A window that is kept for one of which nothing counts would
+        // hide what its key may have used since its last window was dropped.
+        record.late.retain(|(at, cost)| {
+            let settled_then =
+                WindowRecord { log: vec![(*at, *cost)], ..WindowRecord::blank(record.limit, record.key) };
+            !Window::restored(&settled_then, rule, [].iter(), settled, now).is_blank(rule, now)
+        });
         if window.is_blank(rule, now) && record.late.is_empty() {
             // The journal may hold its record, which a crash must not find once the key has a window again.
             self.counters.table.dropped.push((record.limit, record.key));

@@ -366,3 +366,9 @@ fn lockers_that_die_let_many_go_between() {
     let granted: u64 = (0..30).map(|seed| LockerWorld::new(seed, CRASHING).run_with_crashes(false)).sum();
     assert!(granted > 1000, "{granted}: worlds in which nothing happens prove nothing");
 }
+
+/// A world that once broke the promise: a key's window was dropped, and another one took slots before the record was removed.
+#[test]
+fn a_record_that_outlives_its_window_hides_no_slot_of_the_next_one() {
+    LockerWorld::new(14_691_486_499_720_323_416, CRASHING).run_with_crashes(false);
+}

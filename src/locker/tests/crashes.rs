@@ -164,6 +164,33 @@ pub(super) fn what_is_idle_is_taken_out_of_what_is_written() {
 }
 
 #[test]
+fn a_failed_attempt_that_no_longer_counts_hides_no_slot_of_the_next_window_of_its_key() {
+    let (mut locker, mut disk) = recording(vec![long(30)]);
+    assert!(send(&mut locker, &ask(&[claim(0, 7, 1)], 1), ms(0)).is_ok());
+    let mut stopped = locker.snapshot(ms(1));
+    // It settled after the stop.
+    (stopped.windows[0].log, stopped.windows[0].late) = (Vec::new(), vec![(ms(5), 1)]);
+    disk.replace(&stopped);
+    let mut locker = Locker::restore(stopped, Shutdown::Orderly, WALL, ms(2));
+    assert_eq!(locker.usage(LimitId(0), Key(7), ms(1004)).taken, 1);
+    locker.begin_persisting(JournalStart::Resume, ms(1004));
+    write(&mut locker, &mut disk, ms(1004));
+    for now in [2000, 20_000, 40_000] {
+        locker.handle_timeout(ms(now));
+    }
+    assert_eq!((locker.live_keys(), disk.records.len()), (0, 1), "its record is still to be removed");
+    let used = go(&mut locker, 7, ms(40_000));
+    assert_eq!(used, 10, "the allowance of a key that nothing is written of");
+    let crashed = Snapshot {
+        limits: disk.limits.clone(),
+        windows: disk.records.values().cloned().collect(),
+        ..Snapshot::default()
+    };
+    let mut next = Locker::restore(crashed, Shutdown::Crash, WALL, ms(40_001));
+    assert!(next.usage(LimitId(0), Key(7), ms(40_001)).taken >= used);
+}
+
+#[test]
 pub(super) fn a_long_log_is_written_in_few_entries_that_open_no_slot_early() {
     let (mut locker, mut disk) = recording(vec![long(900)]);
     for now in 0..300 {
