@@ -193,6 +193,11 @@ impl Locker {
     fn restore_window(&mut self, mut record: WindowRecord, shutdown: Shutdown, now: Time) {
         let Some(rule) = self.counters.limits.rules.get_mut(record.limit.at()) else { return };
         let settled = rule.settled_at_end(now);
+        if shutdown == Shutdown::Crash && record.open > 0 && rule.is_long() && !rule.shared && !rule.dry_run {
+            // A record of an orderly stop may have outlived its window, and hide a block that the next one of its key has used.
+            // A page names a block in any case.
+            record.open = record.open.max(rule.block);
+        }
         let window = match shutdown {
             Shutdown::HandOver => return self.restore_with_flights(record, now),
             Shutdown::Orderly => Window::restored(&record, rule, [].iter(), settled, now),
