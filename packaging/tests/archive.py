@@ -14,25 +14,9 @@ import tempfile
 import threading
 import time
 
+from loopback import Origin, arrivals, free_port
+
 REQUESTS, PER = 5, 1.0
-arrivals = []
-
-
-class Origin(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        arrivals.append(time.monotonic())
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def ask(port, url):

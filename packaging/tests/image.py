@@ -11,11 +11,12 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
+
+from loopback import Origin, free_port
 
 work, podman = pathlib.Path(sys.argv[1]), sys.argv[2:]
 # Limits of this shell, as a container engine without privileges cannot raise them.
@@ -28,22 +29,6 @@ def run(*arguments, fails=False):
     done = subprocess.run([*podman, *arguments], capture_output=True, text=True)
     assert (done.returncode != 0) == fails, f"{arguments}: {done.stdout}{done.stderr}"
     return done.stdout + done.stderr
-
-
-class Origin(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def ask(port, url):
