@@ -21,7 +21,7 @@ pub struct Switched {
 pub struct Placed {
     /// Number of the mutant.
     pub number: usize,
-    /// What it consists of, in bytes of the text.
+    /// Its own text, in bytes of the whole.
     pub mutant: Range<usize>,
     /// The choice; for added text the same.
     pub site: Range<usize>,

@@ -14,7 +14,7 @@ static TRACE: LazyLock<Option<Mutex<File>>> =
     LazyLock::new(|| Some(Mutex::new(File::options().append(true).create(true).open(std::env::var_os("LOCKGATE_MUTANT_TRACE")?).ok()?)));
 static REACHED: [AtomicBool; 20_000] = [const { AtomicBool::new(false) }; 20_000];
 
-/// Whether the mutant of this number is on.
+/// True if the mutant of this number is on.
 pub fn on(number: usize) -> bool {
     if let Some(trace) = &*TRACE {
         if !REACHED[number].swap(true, Ordering::Relaxed) {

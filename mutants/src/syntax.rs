@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use syn::{spanned::Spanned, visit::Visit};
 
-/// What mutants change, as byte ranges of the text. Code that runs in the compiler is left out: no switch can be asked there.
+/// Places that mutants change, as byte ranges of the text. Code that runs in the compiler is left out: no switch can be
+/// asked there.
 #[derive(Default)]
 pub struct Syntax {
     /// By the span of the operator: both operands.
@@ -37,7 +38,7 @@ impl Syntax {
 
 impl<'ast> Visit<'ast> for Syntax {
     fn visit_expr_binary(&mut self, binary: &'ast syn::ExprBinary) {
-        // What follows a `let` in a condition is no expression of its own.
+        // The parts of a condition with a `let` are no expressions of their own.
         if !self.in_constant && !has_let(&binary.left) && !has_let(&binary.right) {
             let operator = place(&binary.op);
             self.binary.insert((operator.start, operator.end), [place(&*binary.left), place(&*binary.right)]);

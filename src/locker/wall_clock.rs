@@ -229,7 +229,7 @@ mod tests {
         let awake = WallSample { asleep: slept, ..sample(i128::from(HOUR + slept)) };
         assert!(clock.set(awake, ms(2)));
         assert_eq!(clock.readings(), [reading(slept.into(), ms(1)), reading(awake.at_start, Time::NEVER)]);
-        // What the clock showed an hour before it woke up was when it fell asleep, what it showed before was before.
+        // A time that the clock would have shown during the suspend is taken for its end, earlier ones for what they were.
         let woke = i128::from(2_000_000 + HOUR + slept);
         assert_eq!(clock.time_of(woke - i128::from(HOUR), awake.at_start), ms(2));
         assert_eq!(clock.time_of(woke - i128::from(slept) - 1_000_000, awake.at_start), ms(1));

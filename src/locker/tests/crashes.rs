@@ -163,8 +163,8 @@ pub(super) fn what_is_idle_is_taken_out_of_what_is_written() {
     assert_eq!((locker.live_keys(), disk.records.len()), (0, 0));
 }
 
-/// What is counted after a crash of a key whose window was dropped, and whose next one has used slots before its record
-/// was removed: that of an orderly stop, changed by `record`. Also the number of slots used.
+/// Crashes after a key's window was dropped, and its next one has used slots before the record was removed: that of an
+/// orderly stop, changed by `record`. Returns the number of slots counted afterwards, and of those used.
 fn after_a_record_that_outlived_its_window(record: impl Fn(&mut WindowRecord)) -> (u32, u32) {
     let (mut locker, mut disk) = recording(vec![long(30)]);
     assert!(send(&mut locker, &ask(&[claim(0, 7, 1)], 1), ms(0)).is_ok());

@@ -119,7 +119,7 @@ fn the_last_in_a_long_line_is_told_by_its_rank() {
     assert_eq!(sorry, Sorry { reason: RefusalReason::TooLong, limit: LimitId(0), until: ms(61_000), exact: true });
 }
 
-/// What a request that would not wait is told at 10 ms: when, in milliseconds, and whether it is exactly then. The slots
+/// The time that a request is told which would not wait at 10 ms, in milliseconds; true if it is exact. The slots
 /// of the first limit are used at the start; the waiters came a microsecond apart.
 fn told(limits: Vec<Limit>, waiters: &[Ask<'_>], newcomer: Ask<'_>) -> (u64, bool) {
     let first = limits[0].rate.as_ref().map_or(0, |rate| rate.requests);

@@ -84,7 +84,8 @@ fn calendar(unit: Unit, zone: TimeZone) -> Limit {
     limit(10, 1000, Kind::Calendar { unit, zone })
 }
 
-/// What is unknown after a change from one calendar to another, 10 minutes and 30 seconds after midnight.
+/// Changes from one calendar to another, 10 minutes and 30 seconds after midnight. Returns the old rule, the new one, and
+/// the slots that are unknown.
 fn forgotten(old: &Limit, new: &Limit) -> (WindowRule, WindowRule, Vec<UnknownSlots>) {
     let now = ms(630_000);
     let old = WindowRule { since: Time::START, ..rolled(old, now) };

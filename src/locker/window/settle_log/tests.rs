@@ -6,7 +6,7 @@ use crate::locker::limit::Kind;
 use crate::locker::tests::{SeededRng, limit, ms};
 use crate::locker::window::WindowRule;
 
-/// What the log must say: times and counts, oldest first.
+/// The entries that the log must have: times and counts, oldest first.
 #[derive(Default, Debug)]
 struct Model(Vec<(Time, u32)>);
 
