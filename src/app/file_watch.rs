@@ -38,6 +38,7 @@ fn stamp(path: &Path) -> FileStamp {
 struct FileLooks {
     /// The last version that was reported.
     known: FileStamp,
+    /// The version of the last look.
     last: FileStamp,
 }
 
