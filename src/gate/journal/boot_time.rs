@@ -230,6 +230,21 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_time_that_is_moved_to_the_present_boot_is_read_as_before() {
+        let (clock, hand) = clock();
+        let mut then = BootStamp::now(&clock);
+        then.boot = "another".to_owned();
+        then.since_boot += 10 * 86_400 * SECOND;
+        hand.pass(Duration::from_secs(60));
+        let (since, here) = (TimeMapping::since(&then, &clock), TimeMapping::here(&clock));
+        let written = then.since_boot() - 5 * i128::from(SECOND);
+        let moved = since.rebased(written, here);
+        assert_eq!(here.at_boot(moved), since.at_boot(written));
+        // The same moment, 65 s ago by the wall clock, in both boots.
+        assert_eq!(here.to_boot(clock.now()) - moved, 65 * i128::from(SECOND));
+    }
+
+    #[test]
     fn what_lies_before_the_line_begins_lies_at_its_beginning() {
         let (clock, _hand) = clock();
         assert_eq!(TimeMapping::here(&clock).at_boot(i128::MIN / 2), Time::START);

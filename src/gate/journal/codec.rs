@@ -354,17 +354,4 @@ impl DiskRate {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_order_is_read_as_what_was_written_before_there_were_priorities() {
-        for turns in [false, true] {
-            let before = postcard::to_stdvec(&turns).unwrap();
-            let order: DiskOrder = postcard::from_bytes(&before).unwrap();
-            assert_eq!(order.share_by() == ShareBy::Caller, turns);
-            assert_eq!(order.priority(), Priority::WithinCaller);
-            assert_eq!(postcard::to_stdvec(&order).unwrap(), before);
-        }
-    }
-}
+mod tests;
