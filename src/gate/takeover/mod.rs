@@ -54,9 +54,9 @@ use crate::net::fd_socket::FdSocket;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time for each step during which nothing is granted.
 ///
-/// A choice: far above a step on a busy machine, and below the patience of most clients. Tests wait
-/// for its end.
-const STEP_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 5 });
+/// A choice: far above a step on a busy machine, and below the patience of most clients. Tests, of
+/// which many run at once, get as long as a start.
+const STEP_TIMEOUT: Duration = if cfg!(test) { START_TIMEOUT } else { Duration::from_secs(5) };
 /// Most events or verdicts in one message.
 ///
 /// Bounds the time that the gate is locked for one message.

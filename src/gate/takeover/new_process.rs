@@ -314,7 +314,7 @@ fn send_to_old(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>)
 ///
 /// Ends with the connection, with an invalid message, or with the gate. Its last step drops
 /// `conn_guard`, so that a drain of this process waits for the requests of the old one.
-fn recv_from_old(
+pub(super) fn recv_from_old(
     gate: &Weak<Gate>,
     socket: &FdSocket,
     signal: &ThreadSignal,

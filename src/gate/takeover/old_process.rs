@@ -298,7 +298,7 @@ fn send_to_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>)
 ///
 /// Waits without a timeout, since an idle process sends nothing. An end of the connection is the
 /// death of the new process, unless this one has stopped.
-fn recv_from_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
+pub(super) fn recv_from_new(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>) {
     // Before the first read, since a read keeps the timeout that it began with.
     if let Err(error) = socket.set_timeouts(None, Some(STEP_TIMEOUT)) {
         tracing::error!(%error, "cannot remove the read timeout: the new process may be considered dead while it is idle");

@@ -316,19 +316,6 @@ fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
 }
 
 #[test]
-fn silence_is_no_end() {
-    let limits = [limit(10, 1)];
-    let old = Gate::new(limits.to_vec(), Clock::start());
-    let flight = go(&old);
-    let mut waits = wait(&old);
-    let _new = hand_over(&old, settings(&limits), &Drain::new());
-    thread::sleep(STEP_TIMEOUT * 2);
-    assert!(look(&mut waits).is_none(), "the other process is only quiet");
-    drop(flight);
-    drop(eventually("its turn", || look(&mut waits)).unwrap());
-}
-
-#[test]
 fn who_was_let_in_line_stays_in_line_however_it_would_be_received_now() {
     let old = Gate::new(vec![limit(10, 1)], Clock::start());
     let flight = go(&old);

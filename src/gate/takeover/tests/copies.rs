@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Weak, mpsc};
 
 use super::*;
 use crate::gate::WaiterPolicy;
 use crate::gate::takeover::copy_format::WireCopy;
 use crate::gate::takeover::wire_format::HandoverStep;
+use crate::gate::thread_signal::{ExitGuard, ThreadSignal};
 
 /// More than one slice, and more than are left for the last part.
 const KEYS: u64 = 300;
@@ -181,4 +183,32 @@ pub(super) fn a_permit_of_a_process_that_is_gone_does_not_hold() {
     new.old_process.get().unwrap().shutdown();
     eventually("the end", || (!before.is_good()).then_some(()));
     assert!(!after.is_good());
+}
+
+/// Main function of a thread that receives.
+type Receive = fn(&Weak<Gate>, &FdSocket, &Arc<ThreadSignal>);
+
+#[test]
+fn silence_of_a_process_is_not_its_end() {
+    const TIMEOUT: Duration = Duration::from_millis(1);
+    let receivers: [(&str, Receive); 2] = [
+        ("of the new process", old_process::recv_from_new),
+        ("of the old process", |gate, socket, signal| {
+            let (release, _released) = mpsc::channel();
+            new_process::recv_from_old(gate, socket, signal, &release, Drain::new().conn_guard());
+        }),
+    ];
+    for (silence, receive) in receivers {
+        let gate = Gate::new(vec![limit(1, 1)], Clock::start());
+        let (here, there) = FdSocket::pair().unwrap();
+        here.set_timeouts(Some(TIMEOUT), Some(TIMEOUT)).unwrap();
+        let (gate, signal) = (Arc::downgrade(&gate), Arc::new(ThreadSignal::default()));
+        // Stands for the end of the thread that sends, which the receiver waits for at its own.
+        drop(ExitGuard::new(&signal));
+        let receiver = thread::spawn(move || receive(&gate, &here, &signal));
+        thread::sleep(TIMEOUT * 50);
+        assert!(!receiver.is_finished(), "the silence {silence} was taken for its end");
+        drop(there);
+        receiver.join().unwrap();
+    }
 }
