@@ -115,7 +115,7 @@ fn a_store_that_stands_still_is_noticed_and_seen() {
     store.signal(Signal::CONT);
     eventually("it goes on", || gateway.get(&origin.url("/")).status == 200);
     eventually("all is well", || health()["store"] == "up" && health()["status"] == "ok");
-    gateway.complains("the store does not answer");
+    gateway.complains(&format!("the store does not answer (at 127.0.0.1:{})", store.port));
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn a_store_with_a_password_is_asked_with_it_and_it_is_never_logged() {
     assert_eq!(wrong.get(&origin.url("/")).status, 503);
     let said = wrong.stderr();
     assert!(said.contains("the store denied access") && said.contains("password_file"), "{said}");
+    assert!(said.contains(&format!("(at 127.0.0.1:{})", store.port)), "{said}");
     assert!(!said.contains("wrong-word"));
 }
 

@@ -281,7 +281,7 @@ impl Client {
             }
             Err(error) => {
                 gate.sync_lost(sync);
-                Err(error.into())
+                Err(error.at(&conn.address).into())
             }
         }
     }

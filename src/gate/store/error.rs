@@ -74,9 +74,26 @@ pub enum Error {
     /// The keys are on another node of the Cluster: its host (empty: the host that was asked) and port.
     #[error("the keys are at {0}:{1}")]
     Moved(String, u16),
+    /// One of these, at a server or Sentinel that is named for it.
+    #[error("{error} (at {address})")]
+    At {
+        /// Host and port.
+        address: String,
+        /// Error without an address of its own.
+        error: Box<Error>,
+    },
 }
 
 impl Error {
+    /// Names the server or Sentinel at which it happened, unless the error names one already.
+    pub(super) fn at(self, address: &str) -> Error {
+        let names_one = matches!(
+            self,
+            Error::Unreachable { .. } | Error::Replica(_) | Error::Nameless(_) | Error::Moved(..) | Error::At { .. }
+        );
+        if names_one { self } else { Error::At { address: address.to_owned(), error: Box::new(self) } }
+    }
+
     /// Classifies an error of the client library.
     ///
     /// In this order: a redirection of a Cluster, a denied access, a timeout, any other error with

@@ -64,7 +64,7 @@ impl StoreConn {
     /// Connects to the primary, through the first node that works or knows it.
     ///
     /// # Errors
-    /// The error of the last node that was tried.
+    /// The error of the last node that was tried; it names that node.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection; nothing was counted.
@@ -74,7 +74,10 @@ impl StoreConn {
             let opened = async {
                 let (mut host, mut port) = match &settings.sentinel {
                     None => (host.clone(), *port),
-                    Some(name) => ask_sentinel(host, *port, name, tls).await?,
+                    Some(name) => {
+                        let asked = ask_sentinel(host, *port, name, tls).await;
+                        asked.map_err(|error| error.at(&format!("{host}:{port}")))?
+                    }
                 };
                 for _ in 0..MAX_REDIRECTS {
                     match StoreConn::open_node(&host, port, settings, tls).await {
@@ -82,7 +85,7 @@ impl StoreConn {
                         Err(Error::Moved(new_host, new_port)) => {
                             (host, port) = (if new_host.is_empty() { host } else { new_host }, new_port);
                         }
-                        opened => return opened,
+                        opened => return opened.map_err(|error| error.at(&format!("{host}:{port}"))),
                     }
                 }
                 Err(Error::Refused("too many redirections between its nodes".to_owned()))
@@ -271,8 +274,7 @@ async fn ask_sentinel(host: &str, port: u16, name: &str, tls: Option<&TlsConnect
     let reply = timeout(CONNECT_TIMEOUT, request.query_async::<Option<(String, u16)>>(&mut connection)).await;
     driver.abort();
     let address = reply.map_err(|_elapsed| Error::Silent)?.map_err(|error| Error::of(&error))?;
-    address
-        .ok_or_else(|| Error::Refused(format!("the Sentinel at {host}:{port} knows no primary with the name {name:?}")))
+    address.ok_or_else(|| Error::Refused(format!("the Sentinel knows no primary with the name {name:?}")))
 }
 
 /// Loads the script under a hash that only this store knows, and returns the hash (SHA-1).
