@@ -34,6 +34,19 @@ fn an_origins_429_pauses_the_window_as_long_as_it_asks() {
 }
 
 #[test]
+fn the_first_pause_of_a_limit_is_logged() {
+    let origin = reluctant(2, "HTTP/1.1 429 No\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
+    let gateway = Gateway::start(&limit(100, "100ms", ""));
+    let statuses: Vec<u16> = (0..3).map(|_| gateway.get(&origin.url("/")).status).collect();
+    assert_eq!(statuses, [429, 429, 200]);
+    gateway.complains("an origin's response pauses a limit");
+    let told = gateway.stderr();
+    let line = told.lines().find(|line| line.contains("pauses a limit")).unwrap();
+    assert!(line.contains("limit=\"the-limit\"") && line.contains("status=429"), "{line}");
+    assert_eq!(told.matches("pauses a limit").count(), 1, "{told}");
+}
+
+#[test]
 fn a_503_with_retry_after_pauses_too_and_one_without_does_not() {
     let origin = reluctant(1, "HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
     let gateway = Gateway::start(&limit(100, "100ms", ""));

@@ -13,6 +13,7 @@ use super::histogram::{Count, Histogram, HistogramValues};
 use super::host_metrics::HostMetrics;
 use super::instance_id::InstanceId;
 use super::parent_status::ParentStatus;
+use super::pushback::pause_notice::PauseNotice;
 pub use super::refusal_tally::REASONS;
 use super::refusal_tally::{ManyRefusals, RefusalTally};
 use crate::locker::{Caller, RefusalReason};
@@ -79,6 +80,8 @@ pub struct LimitMetrics {
     hang_ups: HangUps,
     /// Pushbacks of origins.
     pub pushbacks: Count,
+    /// Last log line about a pause that follows from one.
+    pub(super) pause_notice: PauseNotice,
     /// Requests that were sent again after a pushback.
     pub resent: Count,
     /// Refusals by reason, in the order of [`REASONS`].

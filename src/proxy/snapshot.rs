@@ -280,6 +280,16 @@ impl ConfigSnapshot {
         }
     }
 
+    /// Logs that a response of an origin pauses a limit, once a minute for each limit at most.
+    pub(super) fn log_pause(&self, limit: LimitId, status: u16, pause: Duration) {
+        let limits = self.gate.limits();
+        let limit = &limits[limit.0 as usize].name;
+        if self.metrics.of(limit).pause_notice.pause(self.gate.clock().now()) {
+            let limit = &**limit;
+            tracing::info!(limit, status, ?pause, "an origin's response pauses a limit; further ones are counted");
+        }
+    }
+
     /// T of a limit: first pause after a pushback that states no time.
     ///
     /// One second for a limit that only caps `in_flight`.
