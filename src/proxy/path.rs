@@ -13,7 +13,8 @@ use crate::wire::head::MAX_HEAD;
 
 /// Most bytes that the readings of one path may have together: half a millisecond's work. A path
 /// with a single reading always stays within it; one with an encoded slash and a dot has 12, and
-/// may be 5 KiB long; one with every ambiguity there is has 216, and may be 300 bytes long.
+/// may be 5 KiB long; one with every ambiguity there is has 216, and may be 300 bytes long. A byte
+/// that is percent-encoded in a reading counts as three.
 const MAX_READ: usize = MAX_HEAD;
 
 /// All readings of a request's path.
