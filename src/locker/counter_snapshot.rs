@@ -198,6 +198,7 @@ impl Locker {
             // A page names a block in any case.
             record.open = record.open.max(rule.block);
         }
+        record.cap_slots();
         let window = match shutdown {
             Shutdown::HandOver => return self.restore_with_flights(record, now),
             Shutdown::Orderly => Window::restored(&record, rule, [].iter(), settled, now),

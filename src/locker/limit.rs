@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+/// Most slots of a limit, far above what a configuration may name, and of a window's record. A window counts both
+/// together without an overflow.
+pub(crate) const MAX_SLOTS: u32 = u32::MAX / 2;
+
 /// One limit of `proxy.toml`, in the form that the locker needs.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Limit {

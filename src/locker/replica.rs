@@ -78,7 +78,8 @@ impl Replica {
 impl Locker {
     /// Puts a copied window into the place of its earlier copy, and drops it if nothing of it
     /// counts. The other process holds what is open in it.
-    pub(super) fn put_copied(&mut self, record: WindowRecord, now: Time) {
+    pub(super) fn put_copied(&mut self, mut record: WindowRecord, now: Time) {
+        record.cap_slots();
         let WindowRecord { limit, key, open, flying, .. } = record;
         let Some(rule) = self.counters.limits.rules.get_mut(limit.at()) else { return };
         // The log contains the unknown slots already.

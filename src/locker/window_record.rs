@@ -1,6 +1,7 @@
 //! Window record: the state of one window as the journal, an upgrade and a restart encode it.
 
 use super::api::{Key, LimitId};
+use super::limit::MAX_SLOTS;
 use crate::time::Time;
 
 /// Everything that a window has counted.
@@ -30,6 +31,17 @@ impl WindowRecord {
     pub(super) fn blank(limit: LimitId, key: Key) -> WindowRecord {
         let (log, late) = (Vec::new(), Vec::new());
         WindowRecord { limit, key, log, late, open: 0, flying: 0, tat: Time::START, paused: Time::START }
+    }
+
+    /// Drops the oldest slots that make more than [`MAX_SLOTS`] in all. No window has room for as many: only a damaged
+    /// record names them.
+    pub(super) fn cap_slots(&mut self) {
+        self.open = self.open.min(MAX_SLOTS);
+        let mut room = MAX_SLOTS - self.open;
+        for (_, count) in self.late.iter_mut().rev().chain(self.log.iter_mut().rev()) {
+            *count = (*count).min(room);
+            room -= *count;
+        }
     }
 }
 

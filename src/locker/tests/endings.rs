@@ -133,6 +133,27 @@ fn what_is_unknown_lies_between_what_went_before_it_and_what_went_after_it() {
 }
 
 #[test]
+fn a_record_of_more_slots_than_can_be_counted_is_one_of_a_full_window() {
+    let (limit, key, many) = (LimitId(0), Key(0), u32::MAX);
+    let record = WindowRecord {
+        log: vec![(ms(700), many), (ms(800), many)],
+        late: vec![(ms(850), many), (ms(860), many)],
+        open: many,
+        ..WindowRecord::blank(limit, key)
+    };
+    for (late, open) in [(vec![], 0), (vec![], many), (record.late.clone(), 0), (record.late.clone(), many)] {
+        let record = WindowRecord { late, open, ..record.clone() };
+        let limits = Locker::new(vec![long(30)]).crash_limit_snapshots();
+        let snapshot = Snapshot { limits, windows: vec![record], ..Snapshot::default() };
+        for shutdown in [Shutdown::Orderly, Shutdown::Crash, Shutdown::NotPersisted, Shutdown::HandOver] {
+            let mut next = Locker::restore(snapshot.clone(), shutdown, WALL, ms(900));
+            assert_eq!(go(&mut next, 0, ms(900)), 0, "{shutdown:?}");
+            drop(next.snapshot(ms(901)));
+        }
+    }
+}
+
+#[test]
 fn a_key_without_a_window_is_told_when_what_is_unknown_no_longer_counts() {
     let short = || Limit { when_full: WhenFull::Refuse, ..limit(3, 20, Kind::Sliding) };
     let mut next = Locker::restore(Locker::new(vec![short()]).snapshot(ms(99)), Shutdown::Crash, WALL, ms(100));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::period::CalendarPeriod;
-use crate::locker::limit::{Counts, Kind, Limit, Priority, Unit, WhenFull};
+use crate::locker::limit::{Counts, Kind, Limit, MAX_SLOTS, Priority, Unit, WhenFull};
 use crate::time::Time;
 
 /// Up to this N a window logs exact settle times. A larger one logs them in steps of 1/1024 of its
@@ -152,8 +152,7 @@ pub(crate) struct WindowRule {
 }
 
 impl WindowRule {
-    /// The rule of a limit at its start. Clamps N to 1 ..= `u32::MAX` - 1, as `u32::MAX` means
-    /// uncounted.
+    /// The rule of a limit at its start. Clamps N to 1 ..= [`MAX_SLOTS`].
     pub(crate) fn new(limit: &Limit) -> WindowRule {
         let mut rule = WindowRule {
             requests: u32::MAX,
@@ -196,7 +195,7 @@ impl WindowRule {
         };
         rule.whole.2 = rule.in_flight;
         let Some(rate) = &limit.rate else { return rule };
-        rule.requests = rate.requests.clamp(1, u32::MAX - 1);
+        rule.requests = rate.requests.clamp(1, MAX_SLOTS);
         rule.guard = nanos(rate.guard);
         let guard = mutant!(rule.guard, "the guard is forgotten", 0);
         rule.span = nanos(rate.per).saturating_add(guard).max(1);
