@@ -143,6 +143,34 @@ fn a_machine_that_begins_in_1970_counts_the_day_once() {
 }
 
 #[test]
+fn without_a_clock_a_slot_counts_for_a_day_and_the_guard_at_both_ends() {
+    let mut limit = day(3);
+    limit.rate.as_mut().unwrap().guard = Duration::from_secs(3600);
+    let mut locker = Locker::restore(Locker::new(vec![limit]).snapshot(ms(0)), Shutdown::Orderly, UNSET, ms(0));
+    assert_eq!(go(&mut locker, 0, hours(1)), 3);
+    let last = hours(27) - Duration::from_nanos(1);
+    assert_eq!((go(&mut locker, 0, last), go(&mut locker, 0, hours(27))), (0, 3));
+}
+
+#[test]
+fn a_slot_at_the_first_moment_that_may_be_tomorrow_counts_until_tomorrow_is_over() {
+    let guard = Duration::from_secs(60);
+    let mut limit = day(1);
+    limit.rate.as_mut().unwrap().guard = guard;
+    let snapshot = Locker::new(vec![limit]).snapshot(ms(0));
+    let opens = [Duration::from_nanos(1), Duration::ZERO].map(|before| {
+        let wall = set_to(JUNE + 10 * HOUR);
+        let mut locker = Locker::restore(snapshot.clone(), Shutdown::Orderly, wall, ms(0));
+        let at = hours(14) - guard - before;
+        assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), at).is_ok());
+        let refused = locker.ask(&Ask { max_wait: Some(Duration::ZERO), ..ask(&[claim(0, 0, 1)], 1) }, at);
+        let Verdict::Sorry(sorry) = refused else { panic!("{refused:?}") };
+        sorry.until
+    });
+    assert_eq!(opens, [hours(14) + guard, hours(38) + guard]);
+}
+
+#[test]
 fn a_loss_of_power_between_does_not_open_a_day_again() {
     let right = |since: u64| set_to(JUNE + 10 * HOUR - i128::from(hours(since).as_nanos()));
     let mut locker = at(3, right(0));

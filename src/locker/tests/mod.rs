@@ -1,6 +1,7 @@
 //! Locker tests: seeded random worlds judged by a naive oracle, and single cases.
 
 mod arrivals;
+mod boundaries;
 mod calendars;
 mod claimants;
 mod clock_worlds;

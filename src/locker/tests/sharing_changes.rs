@@ -43,6 +43,19 @@ fn a_limit_that_becomes_shared_without_a_window_has_nothing_to_tell() {
 }
 
 #[test]
+fn the_store_is_told_until_when_slots_of_unknown_use_count() {
+    let limits = Locker::new(vec![limit(5, 1000, Kind::Sliding)]).crash_limit_snapshots();
+    let unwritten = Snapshot { limits, ..Snapshot::default() };
+    let mut locker = Locker::restore(unwritten, Shutdown::NotPersisted, WALL, ms(100));
+    let limits = locker.limits().iter().map(|limit| Limit { shared: true, ..limit.clone() }).collect();
+    locker.reload(limits, Duration::ZERO, ms(200));
+    locker.open_sharing(ms(200));
+    let claims = [claim(0, 0, 1)];
+    wait(&mut locker, &ask(&claims, 1), ms(200));
+    assert_eq!(locker.take_sync(SyncTrigger::Due, ms(200)).windows[0].paused, ms(1100));
+}
+
+#[test]
 fn slots_that_the_store_grants_ahead_go_without_a_question_until_their_lease_is_over() {
     let mut locker = Locker::new(vec![shared(160)]);
     locker.open_sharing(ms(0));

@@ -368,3 +368,30 @@ fn what_is_sent_within_the_guard_of_a_boundary_counts_on_both_of_its_sides() {
     assert_eq!(one.opening(1, ms(62_000)), Some(ms(122_000)));
     assert!(one.fits(4, ms(122_000)));
 }
+
+#[test]
+fn what_settles_before_a_boundary_is_not_joined_with_what_settles_behind_it() {
+    let mut one = guarded();
+    one.send(1, ms(57_999));
+    one.send(1, ms(59_000));
+    assert!(one.fits(3, ms(62_000)) && !one.fits(4, ms(62_000)));
+}
+
+#[test]
+fn a_calendar_window_keeps_few_times_however_often_it_is_used() {
+    let mut one = TestWindow::of(Kind::Calendar { unit: Unit::Minute, zone: TimeZone::UTC });
+    one.rule.requests = 1000;
+    (0..600).for_each(|at| one.send(1, ms(at * 100)));
+    let times: Vec<u64> = one.window.log_entries().map(|entry| entry.at.as_nanos() / 1_000_000).collect();
+    assert_eq!(times, [19_900, 39_900, 59_900]);
+}
+
+#[test]
+fn when_spacing_opens_is_not_known_while_a_slot_under_way_may_move_it() {
+    for (burst, opens) in [(1, None), (2, Some(ms(0)))] {
+        let mut one = TestWindow::of(Kind::Smooth { burst });
+        let (window, rule) = one.at(ms(0));
+        window.take(rule, 1);
+        assert_eq!(one.opening(1, ms(0)), opens, "a burst of {burst}");
+    }
+}

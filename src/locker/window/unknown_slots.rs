@@ -115,6 +115,24 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::locker::api::{Key, LimitId};
+    use crate::locker::limit::Kind;
+    use crate::locker::tests::{limit, ms};
+
+    #[test]
+    fn unknown_slots_are_spaced_unless_slots_that_settled_later_are_known() {
+        let rule = WindowRule::new(&limit(4, 60_000, Kind::Smooth { burst: 1 }));
+        let tat = |at, slots| {
+            let mut window = Window::new(LimitId(0), Key::WHOLE, &rule, ms(0));
+            window.take(&rule, 1);
+            window.settle(&rule, 1, ms(10_000));
+            window.count_unknown([UnknownSlots { at: ms(at), slots }].iter(), &rule, ms(10_000));
+            window.tat()
+        };
+        assert_eq!(tat(5_000, 2), ms(25_000), "older ones are part of what is known");
+        assert_eq!(tat(12_000, 2), ms(55_000));
+        assert_eq!(tat(90_000, 0), ms(25_000), "there are none");
+    }
 
     #[test]
     fn however_many_entries_there_are_few_are_kept_with_all_slots_and_no_earlier_times() {

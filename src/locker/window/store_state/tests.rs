@@ -99,6 +99,8 @@ fn what_is_left_of_a_lease_goes_back_when_it_ends() {
     assert_eq!(managed.window.leased_slots(&managed.rule), 1);
     let delta = managed.delta(ms(50));
     assert_eq!((delta.returned, delta.landed), (2, 1));
+    managed.window.expire_leases(&managed.rule, ms(500));
+    assert_eq!((managed.window.leased_slots(&managed.rule), managed.delta(ms(500)).returned), (0, 1));
 }
 
 #[test]
