@@ -34,7 +34,7 @@ fn an_origins_429_pauses_the_window_as_long_as_it_asks() {
 }
 
 #[test]
-fn the_first_pause_of_a_limit_is_logged() {
+fn the_first_pause_of_a_limit_is_logged_unless_it_delays_nothing() {
     let origin = reluctant(2, "HTTP/1.1 429 No\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
     let gateway = Gateway::start(&limit(100, "100ms", ""));
     let statuses: Vec<u16> = (0..3).map(|_| gateway.get(&origin.url("/")).status).collect();
@@ -44,6 +44,10 @@ fn the_first_pause_of_a_limit_is_logged() {
     let line = told.lines().find(|line| line.contains("pauses a limit")).unwrap();
     assert!(line.contains("limit=\"the-limit\"") && line.contains("status=429"), "{line}");
     assert_eq!(told.matches("pauses a limit").count(), 1, "{told}");
+    let origin = reluctant(1, REFUSAL);
+    let dry_run = Gateway::start(&limit(100, "100ms", "dry_run = true"));
+    assert_eq!([dry_run.get(&origin.url("/")).status, dry_run.get(&origin.url("/")).status], [429, 200]);
+    assert!(!dry_run.stderr().contains("pauses a limit"), "a dry run delays nothing: {}", dry_run.stderr());
 }
 
 #[test]

@@ -336,7 +336,7 @@ fn pushed_back(session: &Session, plan: &Plan, ready: &OriginConn, flight: &mut 
         let asked = PauseRequest { signal, first: shortest, max_backoff: rule.max_backoff, credential };
         let pause = snapshot.pauses.record(claim.limit, claim.key, asked, now);
         snapshot.gate.pause(claim.limit, pause.key, pause.length);
-        snapshot.log_pause(claim.limit, status, pause.length);
+        snapshot.log_pause(claim.limit, status, pause.length, now);
     }
     resent < plan.claims.retry && retry::may_resend(status, session.head.method())
 }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::log_interval::LogInterval;
 use super::timeouts::Short;
 use crate::locker::Caller;
 use crate::time::Time;
@@ -24,8 +25,6 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 const MIN_ALIKE: usize = 5;
 /// Shortest wait that is taken for a time-out.
 const MIN_WAIT: Duration = Duration::from_millis(100);
-/// Least time between two log lines of one limit.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The last hang-ups of one limit.
 #[derive(Default, Debug)]
@@ -35,8 +34,8 @@ pub(super) struct HangUps(Mutex<RecentHangUps>);
 struct RecentHangUps {
     /// Oldest first.
     recent: VecDeque<HangUp>,
-    /// Time of the last log line.
-    logged: Option<Time>,
+    /// Since the last log line.
+    logged: LogInterval,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +60,11 @@ impl HangUps {
     pub(super) fn record(&self, waited: Duration, caller: Caller, now: Time) -> Option<CallerTimeout> {
         let mut hang_ups = self.lock();
         hang_ups.push(HangUp { at: now, waited, caller });
-        if hang_ups.logged.is_some_and(|logged| now.since(logged) < LOG_INTERVAL) {
+        if !hang_ups.logged.is_over(now) {
             return None;
         }
         let found = hang_ups.timeout(now)?;
-        hang_ups.logged = Some(now);
+        hang_ups.logged.begin(now);
         Some(found)
     }
 

@@ -12,8 +12,8 @@ use super::hang_ups::{CallerTimeout, HangUps};
 use super::histogram::{Count, Histogram, HistogramValues};
 use super::host_metrics::HostMetrics;
 use super::instance_id::InstanceId;
+use super::log_interval::LogInterval;
 use super::parent_status::ParentStatus;
-use super::pushback::pause_notice::PauseNotice;
 pub use super::refusal_tally::REASONS;
 use super::refusal_tally::{ManyRefusals, RefusalTally};
 use crate::locker::{Caller, RefusalReason};
@@ -80,8 +80,8 @@ pub struct LimitMetrics {
     hang_ups: HangUps,
     /// Pushbacks of origins.
     pub pushbacks: Count,
-    /// Last log line about a pause that follows from one.
-    pub(super) pause_notice: PauseNotice,
+    /// Since the last log line about a pause that follows from one.
+    pause_logged: Mutex<LogInterval>,
     /// Requests that were sent again after a pushback.
     pub resent: Count,
     /// Refusals by reason, in the order of [`REASONS`].
@@ -118,6 +118,16 @@ impl LimitMetrics {
             count.add_one();
         }
         self.refusal_tally.count(why, now)
+    }
+
+    /// Notes a pause that follows from a pushback. Returns true if a log line about it is due.
+    pub(super) fn pause(&self, now: Time) -> bool {
+        let mut logged = self.pause_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = logged.is_over(now);
+        if is_due {
+            logged.begin(now);
+        }
+        is_due
     }
 
     /// Time-out that callers seem to have, by their hang-ups of the last ten minutes.

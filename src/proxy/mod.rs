@@ -7,7 +7,7 @@
 //! | block | files |
 //! |---|---|
 //! | rules | `host` `uri_origin` `blocked_ports` `credentials` `pattern` `path` `query` `route` `location` `target` `named_hosts` `access` · `forwarded` `balancers` · `key_field` `key` `rule` `json` `matching` [`claims`] · [`refusal`] `socks5_reply` `detail` `problem` `grpc` · `parent_fault` `header_rules` `pushback` `retry` `wait_prefs` `warning` |
-//! | log | [`access_log`] · `hang_ups` `refusal_tally` [`histogram`] [`account`] [`host_metrics`] [`parent_status`] [`metrics`] · [`trace`] `tunnel_warnings` |
+//! | log | [`access_log`] · `hang_ups` `refusal_tally` `log_interval` [`histogram`] [`account`] [`host_metrics`] [`parent_status`] [`metrics`] · [`trace`] `tunnel_warnings` |
 //! | configuration | `upstream` [`parent`] `ask_defaults` `settings` `reused` `task_pool` `snapshot` (everything made from one configuration) |
 //! | origin | `h2_pool` `idle_timeout` `send` (the only door out) `idle_conns` `parent_idle` `pool` `pinned` |
 //! | state | `worker` `deadline` `session` (a caller's connection) `request_log` `plan` `first_bytes` `claimed_host` `outcome` |
@@ -64,6 +64,7 @@ mod key_field;
 mod local_request;
 mod local_response;
 mod location;
+mod log_interval;
 mod matching;
 pub mod metrics;
 mod named_hosts;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::log_interval::{LOG_INTERVAL, LogInterval};
 use crate::locker::RefusalReason;
 use crate::time::Time;
 
@@ -19,10 +20,8 @@ pub const REASONS: [(RefusalReason, &str); 8] = [
     (RefusalReason::Unwritten, "unwritten"),
 ];
 
-/// Least number of refusals for a log line.
+/// Least number of refusals for a log line; they must come within [`LOG_INTERVAL`].
 const MIN_REFUSALS: u64 = 10;
-/// Time within which they must come, and least time between two log lines of one limit.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Refusals of one limit since the last log line.
 #[derive(Default, Debug)]
@@ -33,8 +32,8 @@ struct Tally {
     refusals: ManyRefusals,
     /// Time of the first of them.
     since: Time,
-    /// Time of the last log line.
-    logged: Option<Time>,
+    /// Since the last log line.
+    logged: LogInterval,
 }
 
 /// Many refusals of one limit. Displays their reasons: `too_long 12, queue_full 3`.
@@ -59,11 +58,10 @@ impl RefusalTally {
             *count += 1;
         }
         tally.refusals.within = now.since(tally.since);
-        let is_recent = tally.logged.is_some_and(|logged| now.since(logged) < LOG_INTERVAL);
-        if is_recent || tally.refusals.total() < MIN_REFUSALS {
+        if !tally.logged.is_over(now) || tally.refusals.total() < MIN_REFUSALS {
             return None;
         }
-        tally.logged = Some(now);
+        tally.logged.begin(now);
         Some(std::mem::take(&mut tally.refusals))
     }
 }

@@ -39,6 +39,7 @@ use crate::net::connection_limit::ConnectionLimit;
 use crate::net::dial::Dialer;
 use crate::net::drain::Drain;
 use crate::net::resolve::Resolver;
+use crate::time::Time;
 use crate::tls::verify::Connector;
 use crate::tls::{ca, identity, verify};
 
@@ -280,12 +281,12 @@ impl ConfigSnapshot {
         }
     }
 
-    /// Logs that a response of an origin pauses a limit, once a minute for each limit at most.
-    pub(super) fn log_pause(&self, limit: LimitId, status: u16, pause: Duration) {
+    /// Logs that a response of an origin pauses a limit, once a minute for each limit at most. A dry run delays nothing.
+    pub(super) fn log_pause(&self, limit: LimitId, status: u16, pause: Duration, now: Time) {
         let limits = self.gate.limits();
-        let limit = &limits[limit.0 as usize].name;
-        if self.metrics.of(limit).pause_notice.pause(self.gate.clock().now()) {
-            let limit = &**limit;
+        let limit = &limits[limit.0 as usize];
+        if !limit.dry_run && self.metrics.of(&limit.name).pause(now) {
+            let limit = &*limit.name;
             tracing::info!(limit, status, ?pause, "an origin's response pauses a limit; further ones are counted");
         }
     }
