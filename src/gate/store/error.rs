@@ -74,18 +74,18 @@ pub enum Error {
     /// The keys are on another node of the Cluster: its host (empty: the host that was asked) and port.
     #[error("the keys are at {0}:{1}")]
     Moved(String, u16),
-    /// One of these, at a server or Sentinel that is named for it.
+    /// Any of the others that names no server, with the server or Sentinel that it came from.
     #[error("{error} (at {address})")]
     At {
         /// Host and port.
         address: String,
-        /// Error without an address of its own.
+        /// The other error.
         error: Box<Error>,
     },
 }
 
 impl Error {
-    /// Names the server or Sentinel at which it happened, unless the error names one already.
+    /// Adds the server or Sentinel that the error came from, unless it names one already.
     pub(super) fn at(self, address: &str) -> Error {
         let names_one = matches!(
             self,
@@ -117,5 +117,23 @@ impl Error {
             Some(code) => format!("{code} {text}"),
             None => text,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_one_server() {
+        let at = |error: Error| error.at("a:1").at("b:2").to_string();
+        assert_eq!(at(Error::Silent), "the store does not answer (at a:1)");
+        let unreachable = Error::Unreachable { address: "c:3".to_owned(), why: "refused".to_owned() };
+        assert_eq!(at(unreachable), "the store at c:3 cannot be reached: refused");
+        for named in [Error::Replica("c:3".to_owned()), Error::Nameless("c:3".to_owned()), Error::Moved("c".into(), 3)]
+        {
+            let before = named.to_string();
+            assert_eq!(at(named), before);
+        }
     }
 }

@@ -74,10 +74,7 @@ impl StoreConn {
             let opened = async {
                 let (mut host, mut port) = match &settings.sentinel {
                     None => (host.clone(), *port),
-                    Some(name) => {
-                        let asked = ask_sentinel(host, *port, name, tls).await;
-                        asked.map_err(|error| error.at(&format!("{host}:{port}")))?
-                    }
+                    Some(name) => ask_sentinel(host, *port, name, tls).await?,
                 };
                 for _ in 0..MAX_REDIRECTS {
                     match StoreConn::open_node(&host, port, settings, tls).await {
@@ -92,7 +89,8 @@ impl StoreConn {
             };
             match opened.await {
                 Ok(conn) => return Ok(conn),
-                Err(error) => last_error = error,
+                // One without an address is of the node or Sentinel that the configuration names.
+                Err(error) => last_error = error.at(&format!("{host}:{port}")),
             }
         }
         Err(last_error)
