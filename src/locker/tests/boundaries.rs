@@ -11,7 +11,7 @@ fn just_before(at: Time) -> Time {
 
 #[test]
 fn a_slot_that_is_written_no_sooner_than_it_opens_wakes_its_waiter_then() {
-    // Of so few slots no block is written ahead.
+    // Two slots are too few for a block that is written ahead.
     let mut locker = Locker::new(vec![long(2)]);
     locker.begin_persisting(JournalStart::Fresh, ms(0));
     write_all(&mut locker, ms(0));

@@ -16,7 +16,7 @@ pub fn path(input: &[u8]) {
     }
     let path = format!("/{text}");
     let Ok(read) = Path::read(&path) else {
-        // In a reading these are percent-encoded.
+        // Three characters stand for a byte that is percent-encoded in a reading.
         let length = |byte: u8| if byte.is_ascii() && !b"%*".contains(&byte) { 1 } else { 3 };
         assert!(path.bytes().map(length).sum::<usize>() > 300, "few bytes have too many readings: {path}");
         return;

@@ -34,7 +34,7 @@ fn kinds() -> Vec<Kind> {
     [Kind::Sliding, Kind::Fixed, Kind::Smooth { burst: 5 }].into_iter().chain(calendar).collect()
 }
 
-/// What another process reads.
+/// The limit as another process reads it.
 fn reread(limit: &Limit) -> Limit {
     let written = postcard::to_stdvec(&DiskLimit::of(limit)).unwrap();
     postcard::from_bytes::<DiskLimit>(&written).unwrap().limit()

@@ -1,4 +1,4 @@
-//! Copies of windows that change meanwhile, and the end of either process at each step of a copy.
+//! Copies of windows that change meanwhile, the end of either process at each step of a copy, and its silence.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -203,7 +203,7 @@ fn silence_of_a_process_is_not_its_end() {
         let (here, there) = FdSocket::pair().unwrap();
         here.set_timeouts(Some(TIMEOUT), Some(TIMEOUT)).unwrap();
         let (gate, signal) = (Arc::downgrade(&gate), Arc::new(ThreadSignal::default()));
-        // Stands for the end of the thread that sends, which the receiver waits for at its own.
+        // Stands for the end of the sending thread: the receiving one waits for it before it ends.
         drop(ExitGuard::new(&signal));
         let receiver = thread::spawn(move || receive(&gate, &here, &signal));
         thread::sleep(TIMEOUT * 50);
