@@ -109,7 +109,7 @@ fn a_check_says_in_a_sentence_what_a_limit_means() {
     let output = run(&dir, &["check"]);
     let text = all_of(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for part in ["5", "800", "api.partner.example"] {
+    for part in ["5", "800", "https requests to api.partner.example: only their tunnels are counted"] {
         assert!(text.contains(part), "{text}");
     }
 }

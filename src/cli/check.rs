@@ -1,6 +1,6 @@
 //! `lockgate check`: validates the configuration, and explains its limits.
 //!
-//! Output: one sentence for each limit, then `proxy.toml is valid`. Reports go to stderr. Nothing
+//! Output: one sentence for each limit, one about tunnels if they count as requests, then `proxy.toml is valid`. Reports go to stderr. Nothing
 //! is started, bound or created, so it may run beside a gateway and in a build.
 
 use std::io::Write;
@@ -16,8 +16,9 @@ pub(super) fn check(config_arg: Option<&Path>) -> ExitCode {
     };
     // Only in this command: others may be run by another user than the gateway's, or for a gateway that runs already.
     settings.unusable.iter().for_each(|warning| eprintln!("{warning}"));
-    let mut text = settings.explanations.join("\n");
-    if !text.is_empty() {
+    let mut text = String::new();
+    for line in settings.explanations.iter().chain(&settings.counted_tunnels) {
+        text.push_str(line);
         text.push('\n');
     }
     text.push_str(&format!("{} is valid\n", path.display()));

@@ -56,6 +56,10 @@ pub struct Settings {
     ///
     /// Shown by `lockgate check` and by the banner of `lockgate run`.
     pub explanations: Vec<String>,
+    /// Sentence about hosts of whose https requests only the opaque tunnels are counted.
+    ///
+    /// Shown by `lockgate check` alone; the log of a running gateway says it at the first such tunnel.
+    pub counted_tunnels: Option<String>,
     /// True if a limit may count requests to this machine itself: programs must send those through
     /// the gateway, too.
     ///

@@ -24,11 +24,14 @@ use crate::proxy::pattern::HostPattern;
 
 /// Port of https (RFC 9110 §4.2.2).
 const HTTPS: u16 = 443;
+/// Words for the hosts of a limit that names none.
+const ANY_HOST: &str = "any host";
 
-/// Warns of each setting of the file that has less effect than it seems to.
+/// Warns of each setting of the file that has less effect than it seems to. Returns a sentence about hosts of whose
+/// https requests only the tunnels are counted, if there are any: most often right, but easily overlooked.
 ///
 /// Runs before the checks that take the limits apart, on the file as written.
-pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
+pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) -> Option<String> {
     let lint = Lint { file, reports };
     for limit in &file.limits {
         lint.limit(limit);
@@ -38,6 +41,7 @@ pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) {
     lint.addresses();
     lint.passwords();
     file.timeouts.overrides.iter().for_each(|section| lint.timeouts(section));
+    lint.counted_tunnels()
 }
 
 /// The file and the collector of its warnings, for the checks below.
@@ -138,7 +142,7 @@ impl Lint<'_> {
         if limit.matching.hosts.is_empty() {
             let any = HostPattern::any();
             let may_be = self.opaque_port(&any).is_some() && !self.is_routed(&any);
-            return if may_be { vec![("any host", span)] } else { Vec::new() };
+            return if may_be { vec![(ANY_HOST, span)] } else { Vec::new() };
         }
         let hosts = limit.matching.hosts.iter();
         let may_be = |at: &&Spanned<TextPattern<HostPattern>>| {
@@ -172,6 +176,30 @@ impl Lint<'_> {
             (true, None) => false,
             (true, Some(_)) => routes.any(|to| hosts.matches(&to.value.origin.host, to.value.origin.port)),
         }
+    }
+
+    /// Names the hosts of which limits without path and method count opaque tunnels, and the setting that opens
+    /// them.
+    fn counted_tunnels(&self) -> Option<String> {
+        let by_host = |limit: &&LimitSection| limit.matching.paths.is_empty() && limit.matching.methods.is_empty();
+        let mut hosts: Vec<&str> = Vec::new();
+        for (host, _) in self.file.limits.iter().filter(by_host).flat_map(|limit| self.opaque_hosts(limit, &limit.span))
+        {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        if hosts.is_empty() {
+            return None;
+        }
+        let remedy = match hosts.iter().any(|host| is_any_host(host)) {
+            true => "name their hosts in intercept in [tls]".to_owned(),
+            false => format!("add intercept = {hosts:?} to [tls]"),
+        };
+        Some(format!(
+            "https requests to {}: only their tunnels are counted; to count each request {remedy}",
+            hosts.join(", ")
+        ))
     }
 
     /// Warns of timeouts that hold for no request in opaque tunnels.
@@ -282,9 +310,14 @@ impl Lint<'_> {
     }
 }
 
+/// True for a pattern that all hosts match, for which advice cannot name one, and for [`ANY_HOST`].
+fn is_any_host(host: &str) -> bool {
+    host == "*" || host.starts_with("*:") || host == ANY_HOST
+}
+
 /// Advice that makes requests to a host visible to timeouts.
 fn opened(host: &str) -> String {
-    if host == "*" || host.starts_with("*:") {
+    if is_any_host(host) {
         return "name its hosts, and have their tunnels intercepted: intercept in [tls]".to_owned();
     }
     format!("add {host:?} to intercept in [tls], or set tunnel_idle instead")
@@ -294,7 +327,7 @@ fn opened(host: &str) -> String {
 ///
 /// Two lines for a named host, since either of two settings mends it.
 fn remedy(host: &str) -> String {
-    if host == "any host" || host.starts_with("*:") || host == "*" {
+    if is_any_host(host) {
         return "name its hosts, and have their tunnels intercepted: intercept in [tls]".to_owned();
     }
     format!(

@@ -19,6 +19,7 @@ use super::limit_check::{CheckedLimit, KeyContext};
 use super::process_schema::{AdminSection, LocksSection, StateSection};
 use super::report::Reports;
 use super::schema::{ConfigFile, RouteSection};
+use super::store_schema::StoreSection;
 use super::timeouts_schema::TimeoutsForSection;
 use super::toml_value::{Setting, Spanned};
 use super::value_parsers::Destination;
@@ -52,17 +53,13 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
     let exposure = if file.listen.balancers.name_any() { Exposure::Network } else { Exposure::of(&all) };
     check_open(&file, exposure, reports);
     let balancers = balancer_schema::check(&file.listen.balancers, &file.access, reports);
-    lint::lint(&file, reports);
+    let counted_tunnels = lint::lint(&file, reports);
     let dial = address_rules::check(&file, &all, exposure, reports);
     let parents = parent_check::check(&file.parents, &dial, folder, reports);
     let access = access(&file.access, exposure, folder, reports);
     let routes = routes(file.routes, &file.access, reports);
     let tls = tls_check::check(&file.tls, folder, reports);
-    let keying = KeyContext {
-        shared_seed: store_check::seed(&file.store),
-        callers: file.access.users.is_absent().then_some(file.access.ipv6_prefix),
-    };
-    let checked = limit_check::check_limits(file.limits, &keying, reports);
+    let checked = limit_check::check_limits(file.limits, &key_context(&file.store, &file.access), reports);
     let zmq = zmq::check(&file.zmq, &file.access, &checked, reports);
     let store = store_check::check(&file.store, &checked, file.timeouts.common.request, folder, reports);
     let state = state(&file.state, folder);
@@ -106,6 +103,7 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         watch: file.config.watch,
         quiet: false,
         explanations,
+        counted_tunnels,
         counts_loopback,
         admin: admin(&file.admin, folder, reports),
         locks: locks(&file.locks, &file.access, &file.state, folder, reports),
@@ -117,6 +115,12 @@ pub(super) fn validate(file: ConfigFile, folder: &Path, reports: &Reports<'_>) -
         warnings: Vec::new(),
         unusable,
     }
+}
+
+/// Settings of other sections on which the keys of limits depend.
+fn key_context(store: &StoreSection, access: &AccessSection) -> KeyContext {
+    let callers = access.users.is_absent().then_some(access.ipv6_prefix);
+    KeyContext { shared_seed: store_check::seed(store), callers }
 }
 
 /// Parts of all limits for the locker, the proxy and users, each in the order of the file.

@@ -51,10 +51,44 @@ fn a_limit_with_path_or_method_counts_nothing_of_https_in_closed_tunnels() {
 }
 
 #[test]
+fn hosts_of_whose_https_requests_only_tunnels_are_counted_are_told() {
+    let two = "host = [\"api.a\", \"*.b\"]";
+    let told = |text: &str| good(text).counted_tunnels;
+    let sentence = |hosts: &str, remedy: &str| {
+        Some(format!("https requests to {hosts}: only their tunnels are counted; to count each request {remedy}"))
+    };
+    assert_eq!(told(&limit(two, "")), sentence("api.a, *.b", "add intercept = [\"api.a\", \"*.b\"] to [tls]"));
+    assert_eq!(
+        told(&limit(two, "[tls]\nintercept = [\"*.b\"]")),
+        sentence("api.a", "add intercept = [\"api.a\"] to [tls]")
+    );
+    let again = "[[limit]]\nmatch = { host = \"api.a\" }\nrequests = 5\nper = \"1m\"";
+    assert_eq!(
+        told(&limit("host = \"api.a\"", again)),
+        sentence("api.a", "add intercept = [\"api.a\"] to [tls]"),
+        "once for two limits"
+    );
+    let name_them = "name their hosts in intercept in [tls]";
+    assert_eq!(told("[[limit]]\nrequests = 5\nper = \"1s\""), sentence("any host", name_them));
+    assert_eq!(told(&limit("host = \"*:443\"", "")), sentence("*:443", name_them));
+    for (host, more) in [
+        ("host = \"api.a\"", "[tls]\nintercept = [\"api.a\"]"),
+        ("host = \"api.a\"", "[access]\nopaque_tunnels = \"deny\""),
+        ("host = \"api.a:80\"", ""),
+        ("host = \"api.a\"", "[[route]]\npath = \"/\"\nto = \"https://api.a/\""),
+        // Meant for tunnels, or warned of.
+        ("host = \"api.a\", method = \"CONNECT\"", ""),
+        ("host = \"api.a\", path = \"/v2/**\"", ""),
+    ] {
+        assert_eq!(told(&limit(host, more)), None, "{host} {more}");
+    }
+}
+
+#[test]
 fn a_limit_whose_requests_it_sees_is_not_warned_about() {
     let path = |host: &str, more: &str| limit(&format!("host = {host}, path = \"/v2/**\""), more);
     for text in [
-        // The host alone: tunnels are counted, and the log says so.
+        // The host alone: tunnels are counted, and `lockgate check` says so.
         limit("host = \"api.a\"", ""),
         limit("host = \"api.a\", method = [\"GET\", \"CONNECT\"]", ""),
         limit("host = \"api.a\"", "key = [\"host\", \"caller\", \"method\"]"),
