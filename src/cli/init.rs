@@ -118,14 +118,8 @@ fn execute(arguments: &InitArgs, input: &mut impl BufRead) -> Result<String, Err
         return Ok(text);
     }
     write_file(&arguments.output, &text, old_file)?;
-    let path = arguments.output.display();
-    let next = match draft.mode {
-        Mode::Forward => format!("lockgate run -c {path}, and lockgate exec -c {path} -- PROGRAM"),
-        Mode::Reverse => {
-            format!("lockgate run -c {path}, and http://{}/ in place of {}", draft.listen, draft.service.url)
-        }
-    };
-    Ok(format!("{path} is written:\n{}\nnext: {next}\n", settings.explanations.join("\n")))
+    let (limits, next) = (settings.explanations.join("\n"), draft.next_step(&arguments.output));
+    Ok(format!("{} is written:\n{limits}\nnext: {next}\n", arguments.output.display()))
 }
 
 /// Asks for what no flag says.

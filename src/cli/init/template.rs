@@ -1,5 +1,7 @@
 //! Text of a first `proxy.toml`, with comments, made from three answers.
 
+use std::path::Path;
+
 use crate::config::edit::quoted;
 
 /// Folder of the systemd service's own files; `/etc` is read-only for it.
@@ -54,6 +56,30 @@ impl Draft {
         format!("{HEAD}\n{}\n{ADMIN}", sections.join("\n"))
     }
 
+    /// Commands that come next, in words; `path`: the file that was written.
+    pub(super) fn next_step(&self, path: &Path) -> String {
+        let start = match self.is_below_etc {
+            true => "lockgate service install --now, or systemctl reload lockgate".to_owned(),
+            false => format!("lockgate run -c {}", path.display()),
+        };
+        match self.mode {
+            Mode::Reverse => format!("{start}, and http://{}/ in place of {}", self.listen, self.service.url),
+            Mode::Forward if !self.is_below_etc => {
+                format!("{start}, and lockgate exec -c {} -- PROGRAM", path.display())
+            }
+            Mode::Forward if !self.is_intercepted() => format!("{start}; for programs, lockgate env --proxy URL"),
+            Mode::Forward => format!(
+                "{start}; for programs, lockgate env --proxy URL --ca-bundle FILE, where FILE has the usual roots and \
+                 {STATE_FOLDER}/certs/lockgate-ca.pem, which root can read"
+            ),
+        }
+    }
+
+    /// True if the gateway opens the tunnels to the service.
+    fn is_intercepted(&self) -> bool {
+        self.mode == Mode::Forward && self.service.url.starts_with("https:")
+    }
+
     fn listen_section(&self) -> String {
         let comment = match self.mode {
             Mode::Forward => "# Programs' HTTP_PROXY and HTTPS_PROXY: `lockgate exec -- PROGRAM` sets them.",
@@ -95,7 +121,7 @@ impl Draft {
                 quoted(&self.service.url),
                 self.allow_from_line()
             ),
-            Mode::Forward if self.service.url.starts_with("https:") => {
+            Mode::Forward if self.is_intercepted() => {
                 let host = self.service.host.split(':').next().unwrap_or_default();
                 let folder = if self.is_below_etc {
                     format!(
@@ -177,5 +203,35 @@ mod tests {
         }
         draft.is_below_etc = false;
         assert!(!draft.text().contains("ca_dir"));
+    }
+
+    #[test]
+    fn next_comes_what_works_where_the_file_lies() {
+        let service = |url: &str| Service { host: "example.com".into(), url: url.into() };
+        let rate = RateText { requests: "5".into(), per: "1s".into() };
+        let (listen, allow_from) = ("127.0.0.1:8080".to_owned(), Vec::new());
+        let mut draft = Draft {
+            service: service("https://example.com/"),
+            rate,
+            mode: Mode::Forward,
+            listen,
+            allow_from,
+            is_below_etc: true,
+        };
+        let next = |draft: &Draft| draft.next_step(Path::new("/etc/lockgate/proxy.toml"));
+        let service_starts = "lockgate service install --now, or systemctl reload lockgate";
+        let https = next(&draft);
+        assert!(
+            https.starts_with(&format!("{service_starts}; for programs, lockgate env --proxy URL --ca-bundle ")),
+            "{https}"
+        );
+        assert!(https.contains("/var/lib/lockgate/certs/lockgate-ca.pem"), "{https}");
+        draft.service = service("http://example.com/");
+        assert_eq!(next(&draft), format!("{service_starts}; for programs, lockgate env --proxy URL"));
+        draft.mode = Mode::Reverse;
+        let base = "and http://127.0.0.1:8080/ in place of http://example.com/";
+        assert_eq!(next(&draft), format!("{service_starts}, {base}"));
+        draft.is_below_etc = false;
+        assert_eq!(next(&draft), format!("lockgate run -c /etc/lockgate/proxy.toml, {base}"));
     }
 }
