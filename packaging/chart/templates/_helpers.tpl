@@ -28,6 +28,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (gt (int .Values.replicas) 1) (not .Values.replicasCountForThemselves) (not (include "lockgate.store" .)) }}
 {{- fail "replicas above 1 without a store count for themselves, and together let that many times the limit through: set valkey.enabled or store.url, and shared = true in each limit; or replicasCountForThemselves=true" }}
 {{- end }}
+{{- $limits := len (regexFindAll "(?m)^[ \t]*\\[\\[[ \t]*limit[ \t]*\\]\\]" .Values.config -1) }}
+{{- $shared := len (regexFindAll "(?m)^[ \t]*shared[ \t]*=[ \t]*true" .Values.config -1) }}
+{{- if and (gt (int .Values.replicas) 1) (not .Values.replicasCountForThemselves) (lt $shared $limits) }}
+{{- fail (printf "%d of %d limits in config have no line `shared = true`: each of the replicas counts these for itself, and together they let that many times as much through; or replicasCountForThemselves=true" (sub $limits $shared) $limits) }}
+{{- end }}
 {{- if not (has .Values.kind (list "statefulset" "deployment")) }}
 {{- fail "kind is statefulset or deployment" }}
 {{- end }}
