@@ -98,15 +98,25 @@ impl WriteQueue {
         begin: JournalStart,
     ) -> Vec<LimitId> {
         let mut review = Vec::new();
+        let before = std::mem::take(self);
         *self = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
-        if begin != JournalStart::Resume {
+        match begin {
+            // Windows that had no page while the disk failed have none now.
+            JournalStart::Resume => {
+                (self.scan, self.counts_as_full) = (before.scan, before.counts_as_full);
+                mutant!("windows without a page are believed when the disk works again", self.counts_as_full.clear());
+            }
             // Nothing of what is gone is left in what is written anew.
-            table.dropped.clear();
+            JournalStart::Fresh | JournalStart::CatchUp => table.dropped.clear(),
         }
         for id in &limits.ids {
             let rule = &mut limits.rules[id.at()];
+            let was = rule.persisted;
             rule.persisted = should_persist(rule);
-            rule.begin_term();
+            if was || rule.persisted {
+                // Of others the term is that of the store: its grants stay.
+                rule.begin_term();
+            }
             rule.catches_up = rule.persisted && begin == JournalStart::CatchUp;
             match (rule.persisted, begin) {
                 (false, _) => {}

@@ -238,6 +238,24 @@ fn a_window_that_was_taken_over_is_taken_out_of_the_file_when_it_is_idle() {
 }
 
 #[test]
+pub(super) fn windows_that_had_no_page_while_the_disk_failed_get_one_when_it_works_again() {
+    let (mut locker, mut disk) = recording(vec![Limit { dry_run: true, ..long(30) }]);
+    (0..30).for_each(|_| assert!(send(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(0)).is_ok()));
+    // Nothing can be written when the limit begins to hold.
+    let holds = Limit { name: locker.limits()[0].name.clone(), ..long(30) };
+    locker.reload(vec![holds], Duration::ZERO, ms(1));
+    locker.begin_persisting(JournalStart::Resume, ms(2));
+    let limits = locker.poll_record(ms(2)).expect("they are written first");
+    assert_eq!(limits, JournalRecord::Limits);
+    disk.put(&limits, &locker);
+    locker.limits_written();
+    assert_eq!(go(&mut after_a_crash(&disk, ms(3)), 0, ms(3)), 0, "its windows are not written yet");
+    write(&mut locker, &mut disk, ms(3));
+    let mut next = after_a_crash(&disk, ms(4));
+    assert_eq!((go(&mut next, 0, ms(4)), go(&mut next, 1, ms(4))), (0, 20), "they are");
+}
+
+#[test]
 fn a_window_too_short_to_be_written_leaves_nothing_to_write() {
     let (mut locker, _) = recording(vec![limit(3, 20, Kind::Sliding)]);
     assert_eq!(go(&mut locker, 0, ms(0)), 3);

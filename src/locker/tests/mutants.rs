@@ -52,6 +52,10 @@ const UNWRITTEN: MutantKiller =
     test("a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its_windows_are_written", |_| {
         persisting::a_limit_that_comes_back_from_the_store_counts_as_full_after_a_crash_until_its_windows_are_written()
     });
+const NO_PAGE: MutantKiller =
+    test("windows_that_had_no_page_while_the_disk_failed_get_one_when_it_works_again", |_| {
+        crashes::windows_that_had_no_page_while_the_disk_failed_get_one_when_it_works_again()
+    });
 const IDLE_KEY: MutantKiller = test("what_is_idle_is_taken_out_of_what_is_written", |_| {
     crashes::what_is_idle_is_taken_out_of_what_is_written();
 });
@@ -144,6 +148,7 @@ const RESTARTS: &[MutantRow] = &[
     ("a record merges settles at the earlier time", LONG_LOG),
     ("a dropped key keeps its record", IDLE_KEY),
     ("unwritten windows are believed", UNWRITTEN),
+    ("windows without a page are believed when the disk works again", NO_PAGE),
     ("a journal that catches up is believed", CRASHES),
     ("open slots of a record are forgotten", CRASHES),
     ("failed attempts are forgotten at a restart", CRASHES),

@@ -55,8 +55,8 @@ fn the_store_is_told_until_when_slots_of_unknown_use_count() {
     assert_eq!(locker.take_sync(SyncTrigger::Due, ms(200)).windows[0].paused, ms(1100));
 }
 
-#[test]
-fn slots_that_the_store_grants_ahead_go_without_a_question_until_their_lease_is_over() {
+/// A locker that has used a slot of a shared limit, and to which the store has granted two more ahead at 20 ms.
+fn granted_ahead() -> Locker {
     let mut locker = Locker::new(vec![shared(160)]);
     locker.open_sharing(ms(0));
     let claims = [claim(0, 0, 1)];
@@ -69,11 +69,33 @@ fn slots_that_the_store_grants_ahead_go_without_a_question_until_their_lease_is_
     let [request] = &sync.slot_requests[..] else { panic!("{sync:?}") };
     assert!((request.group, request.requests) == (None, 0) && request.prefetch > 1, "{request:?}");
     locker.sync_answered(&sync, &[SlotGrant { prefetch: 2, ..SlotGrant::default() }], ms(20), ms(22), ms(22));
+    locker
+}
+
+/// Uses one of the slots that are granted ahead at the end of their lease, and has the other returned.
+#[track_caller]
+fn use_one_of_two(mut locker: Locker) {
+    let claims = [claim(0, 0, 1)];
     let verdict = locker.ask(&ask(&claims, 1), ms(20) + LEASE - Duration::from_nanos(1));
     assert!(matches!(&verdict, Verdict::Go(grant) if grant.until() == ms(20) + LEASE), "{verdict:?}");
     let late = ms(20) + LEASE;
     wait(&mut locker, &ask(&claims, 1), late);
     assert_eq!(locker.take_sync(SyncTrigger::Due, late).windows[0].returned, 1, "the other is too late");
+}
+
+#[test]
+fn slots_that_the_store_grants_ahead_go_without_a_question_until_their_lease_is_over() {
+    use_one_of_two(granted_ahead());
+}
+
+#[test]
+fn slots_that_the_store_grants_ahead_are_not_lost_when_the_journal_begins_anew() {
+    for begin in [JournalStart::CatchUp, JournalStart::Fresh, JournalStart::Resume] {
+        let mut locker = granted_ahead();
+        locker.begin_persisting(begin, ms(23));
+        locker.end_persisting(ms(24));
+        use_one_of_two(locker);
+    }
 }
 
 #[test]
