@@ -217,6 +217,15 @@ pub(super) enum Coverage {
     Incomplete,
 }
 
+/// Relation of the old process's limits to those of this one, at an upgrade.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OldLimits {
+    /// The file names all limits of this process, as they are.
+    Same,
+    /// Some are new or have changed: their windows may have no record, or one that says too little.
+    Other,
+}
+
 /// Journal of the counts, in the state folder.
 pub(super) struct Journal {
     /// Open database; `None` while it cannot be written. Closed before the folder is unlocked.

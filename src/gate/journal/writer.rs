@@ -14,7 +14,7 @@ use super::boot_time::{BootStamp, TimeMapping};
 use super::codec::{DiskLimitSnapshot, DiskReading, DiskWindow, JournalHead};
 use super::database::{Batch, File, Integrity};
 use super::records::WrittenRecords;
-use super::{AfterCrash, Coverage, DiskState, Error, Journal};
+use super::{AfterCrash, Coverage, DiskState, Error, Journal, OldLimits};
 use crate::gate::Gate;
 use crate::gate::thread_signal::{DeferredThread, ExitGuard};
 use crate::locker::{JournalRecord, JournalStart, Limit, LimitSnapshot, WindowRecord};
@@ -30,11 +30,13 @@ const RETRY: Duration = Duration::from_secs(1);
 impl Journal {
     /// Begins to write, and starts the writer thread, after the old process of an upgrade has closed
     /// the file. There is no way back: if the file cannot be written, see [`Journal::fail`]. After
-    /// this returns, new limits are written and slots may be granted.
-    pub(in crate::gate) fn continue_from(&self, gate: &Gate, writer: DeferredThread) {
+    /// this returns, new limits are written and slots may be granted. With other limits than those
+    /// of the old process all windows are written anew.
+    pub(in crate::gate) fn continue_from(&self, gate: &Gate, writer: DeferredThread, old_limits: OldLimits) {
         // Not before: after a failed upgrade the file must still name the old process.
         self.folder.name_holder();
-        let started = match self.may_resume() {
+        let resumes = self.may_resume() && old_limits == OldLimits::Same;
+        let started = match mutant!(resumes, "a file of other limits is believed", self.may_resume()) {
             // The old process has written at least as much as this one knows of.
             true => self.resume(gate, Integrity::Trusted),
             false => self.folder.mark_incomplete().map_err(redb::Error::Io).and_then(|()| self.begin_catch_up(gate)),

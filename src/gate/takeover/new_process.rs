@@ -22,7 +22,7 @@ use super::copy_format::WireCopy;
 use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireVerdict};
 use super::{Error, MAX_BATCH, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, send, try_recv};
 use crate::gate::clock::Clock;
-use crate::gate::journal::{self, AfterCrash, Journal};
+use crate::gate::journal::{self, AfterCrash, Journal, OldLimits};
 use crate::gate::thread_signal::{DeferredThread, ExitGuard, ThreadSignal};
 use crate::gate::{Gate, Settings};
 use crate::locker::{CopyRest, JournalStart, Limit, LimitId, Locker, Replica, Shutdown};
@@ -57,15 +57,6 @@ struct Copied {
     under_way: Duration,
     /// Ids of the limits, which the other parts of this process use.
     ids: Vec<LimitId>,
-}
-
-/// Relation of the old process's limits to those of this one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum OldLimits {
-    /// The journal of the old process names all limits of this one.
-    Same,
-    /// Some are new or have changed.
-    Other,
 }
 
 impl NewProcess {
@@ -255,7 +246,7 @@ impl NewProcess {
         }
         tracing::debug!("the old process has let go");
         if let (Some(journal), Some(writer)) = (journal, writer) {
-            journal.continue_from(gate, writer);
+            journal.continue_from(gate, writer, old_limits);
         }
         let now = gate.clock.now();
         gate.step(now, |state| state.locker.release(now));

@@ -1,9 +1,9 @@
 //! Tests of the upgrade: two gates, each with its own clock, over a real pair of sockets.
 
 mod copies;
+mod journals;
 mod mutants;
 
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -278,36 +278,6 @@ fn the_new_process_goes_on_with_other_limits_and_counts_what_the_old_one_counted
 }
 
 #[test]
-fn the_journal_and_its_folder_move_too() {
-    let dir: PathBuf = std::env::temp_dir().join(format!("lockgate-takeover-{}", std::process::id()));
-    std::fs::remove_dir_all(&dir).ok();
-    let state = journal::Settings { dir: dir.clone(), after_crash: AfterCrash::Remember };
-    let limits = [limit(3, 5)];
-    let settings = Settings { limits: limits.to_vec(), state: Some(state), store: None };
-    let old = Gate::open(settings.clone(), Clock::start()).unwrap().0;
-    old.start_journal().unwrap();
-    // The request may have to wait until its slot is written.
-    let goes = |gate: &Arc<Gate>| match ask(gate) {
-        Answer::Go(permit) => drop(permit.depart()),
-        Answer::Wait(mut waiting) => drop(eventually("its turn", || look(&mut waiting)).unwrap()),
-        Answer::Sorry(refused) => panic!("{refused:?}"),
-    };
-    goes(&old);
-    let new = hand_over(&old, settings.clone(), &Drain::new());
-    assert_eq!((old.journal_health(), new.journal_health()), (JournalHealth::Off, JournalHealth::Ok));
-    goes(&new);
-    goes(&old);
-    let held = Gate::open(settings.clone(), Clock::start()).map(drop).unwrap_err();
-    assert!(matches!(held, journal::Error::Held { .. }), "{held}");
-    old.stop();
-    new.stop();
-    drop((old, new));
-    let again = eventually("the folder", || Gate::open(settings.clone(), Clock::start()).ok()).0;
-    stays(&mut wait(&again));
-    std::fs::remove_dir_all(&dir).ok();
-}
-
-#[test]
 fn another_form_of_the_hand_over_is_refused_before_anything_is_believed() {
     let (here, there) = FdSocket::pair().unwrap();
     here.send(&[9, 0, 0, 0, 1, 2, 3], &[]).unwrap();
@@ -355,7 +325,7 @@ fn callers_take_turns_as_if_nothing_had_been() {
 
 #[test]
 fn a_gate_that_has_stopped_grants_nothing_to_the_process_before() {
-    let dir: PathBuf = std::env::temp_dir().join(format!("lockgate-stopped-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("lockgate-stopped-{}", std::process::id()));
     std::fs::remove_dir_all(&dir).ok();
     let state = journal::Settings { dir: dir.clone(), after_crash: AfterCrash::Remember };
     let settings = Settings { limits: vec![limit(2, 1)], state: Some(state), store: None };
