@@ -124,6 +124,11 @@ impl CallerBacklogs {
         self.backlogs.get(&caller)?.positions.first().copied()
     }
 
+    /// Last queue position among a caller's waiters, and the waiter that has it.
+    pub(super) fn last_position(&self, caller: Caller) -> Option<(QueuePosition, u32)> {
+        self.backlogs.get(&caller)?.positions.last().copied()
+    }
+
     /// Number of slots that a caller's waiters need.
     pub(super) fn slots(&self, caller: Caller) -> u64 {
         self.backlogs.get(&caller).map_or(0, |backlog| backlog.slots)

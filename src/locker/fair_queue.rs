@@ -4,8 +4,9 @@
 //! A request gets its turn (start tag) when it arrives: the present virtual time, or the end of its
 //! caller's last turn if that is later. An idle caller saves up no credit. Of a caller's waiters
 //! only the first needs a correct turn, which is the end of the caller's last granted turn. It is
-//! moved there when it becomes the first, because others may have left, or may have been granted
-//! before it with another cost.
+//! moved there when it becomes the first, because others may have been granted before it with
+//! another cost. The place of a waiter that leaves goes to its caller's last one
+//! (`Queue::leave_place_to_last`), so that the caller keeps its turns.
 //!
 //! Example: A and B have 3 and 1 waiters of cost 1 that arrive together. Their turns are A 0, A 1,
 //! A 2 and B 0, so the order is A, B, A, A: a backlog delays its own caller, and not the next one.

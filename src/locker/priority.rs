@@ -83,6 +83,21 @@ impl Queue {
         self.set_turn(table, id, due);
     }
 
+    /// Gives the place of a waiter that leaves to the last waiter of its caller, if that needs the same slots. The
+    /// caller's turns are then as if its last waiter had left: its others still go in order at each of them, and its
+    /// next request follows at once.
+    pub(super) fn leave_place_to_last(&mut self, table: &mut WindowTable, id: u32) {
+        let waiter = &self.waiters[id];
+        let Some(primary) = waiter.demands.first().filter(|_| takes_usual_turn(waiter)) else { return };
+        let last = table.queue(primary.window).and_then(|queue| queue.callers.last_position(waiter.caller));
+        let Some((position, last)) = last else { return };
+        let other = &self.waiters[last];
+        let needs_same = other.group == waiter.group && other.slots == waiter.slots && takes_usual_turn(other);
+        if needs_same && position > waiter.position && position.priority == waiter.position.priority {
+            self.swap_positions(table, id, last);
+        }
+    }
+
     /// Moves a waiter to a turn, if one is given; returns true if so. Its arrival and slots stay.
     fn set_turn(&mut self, table: &mut WindowTable, id: u32, turn: Option<u64>) -> bool {
         let Some(turn) = turn else { return false };
@@ -143,9 +158,14 @@ impl Waiter {
     }
 }
 
+/// True for a waiter with a turn of its caller: it takes turns, and is no retry, which is next in any case.
+fn takes_usual_turn(waiter: &Waiter) -> bool {
+    waiter.takes_turns && !waiter.kind.is_retry()
+}
+
 /// Turn at which the first of a caller's waiters must start. `None` for a retry, which is next in
 /// any case, and for a waiter that takes no turns.
 fn next_start(table: &WindowTable, waiter: &Waiter) -> Option<u64> {
-    let primary = waiter.demands.first().filter(|_| waiter.takes_turns && !waiter.kind.is_retry())?;
+    let primary = waiter.demands.first().filter(|_| takes_usual_turn(waiter))?;
     table.queue(primary.window)?.fair_queue.next_start(waiter.caller)
 }

@@ -121,11 +121,8 @@ fn callers_have_their_share_whatever_urgencies_and_costs_they_state() {
 fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
     for seed in 0..300 {
         let mut rng = SeededRng::new(seed);
-        let rule = Limit {
-            share_by: if seed % 3 == 0 { ShareBy::Nobody } else { ShareBy::Caller },
-            ..by(Priority::WithinCaller)
-        };
-        let mut locker = Locker::new(vec![rule]);
+        let share_by = if seed % 3 == 0 { ShareBy::Nobody } else { ShareBy::Caller };
+        let mut locker = Locker::new(vec![Limit { share_by, ..by(Priority::WithinCaller) }]);
         assert!(send(&mut locker, &ask(CLAIMS, 9), ms(0)).is_ok());
         let mut waiting: Vec<(Ticket, u64, u8)> = Vec::new();
         let mut now = 1;
@@ -147,6 +144,55 @@ fn a_callers_requests_of_one_urgency_go_in_the_order_of_their_arrival() {
         drive(&mut locker, ms(1_000_000), |_, ticket, _| check_order(&mut waiting, ticket, seed));
         assert!(waiting.is_empty() && locker.queue.is_empty(), "seed {seed}");
     }
+}
+
+/// Order in which two callers go that had ten waiters each, after all but one of the first have left.
+fn order_after_nine_left(rule: Limit) -> Vec<u64> {
+    let mut locker = Locker::new(vec![rule]);
+    assert!(send(&mut locker, &ask(CLAIMS, 9), ms(0)).is_ok());
+    let of_first: Vec<Ticket> = (0..10).map(|_| wait(&mut locker, &ask(CLAIMS, 1), ms(1))).collect();
+    (0..10).for_each(|_| _ = wait(&mut locker, &ask(CLAIMS, 2), ms(2)));
+    of_first[..9].iter().for_each(|ticket| locker.leave(*ticket, ms(3)));
+    let mut order = Vec::new();
+    drive(&mut locker, ms(100_000), |_, ticket, _| order.push(if ticket == of_first[9] { 1 } else { 2 }));
+    order
+}
+
+#[test]
+fn a_caller_whose_first_waiters_leave_keeps_its_turns() {
+    for priority in [Priority::None, Priority::WithinCaller, Priority::Strict] {
+        let order = order_after_nine_left(by(priority));
+        assert_eq!(order.iter().position(|caller| *caller == 1), Some(0), "{priority:?}: {order:?}");
+        assert_eq!(order.len(), 11);
+    }
+}
+
+#[test]
+fn a_caller_with_impatient_clients_has_its_share_beside_one_with_patient_ones() {
+    let mut locker = Locker::new(vec![limit(1, 1000, Kind::Sliding)]);
+    assert!(send(&mut locker, &ask(CLAIMS, 9), ms(0)).is_ok());
+    // Ten clients, of which each hangs up after five seconds, and asks again.
+    let mut impatient = std::collections::VecDeque::new();
+    (0..10).for_each(|_| _ = wait(&mut locker, &ask(CLAIMS, 2), ms(0)));
+    let mut had = [0u32; 2];
+    for half_second in 1..400 {
+        let now = ms(half_second * 500);
+        let mut went = Vec::new();
+        drive(&mut locker, now, |locker, ticket, at| {
+            let caller = usize::from(!impatient.contains(&ticket));
+            if caller == 1 {
+                wait(locker, &ask(CLAIMS, 2), at);
+            }
+            went.push(ticket);
+            had[caller] += 1;
+        });
+        impatient.retain(|ticket| !went.contains(ticket));
+        if impatient.len() == 10 {
+            locker.leave(impatient.pop_front().unwrap(), now);
+        }
+        impatient.push_back(wait(&mut locker, &ask(CLAIMS, 1), now));
+    }
+    assert!(had[0].abs_diff(had[1]) <= 1, "{had:?}");
 }
 
 /// Asserts that no waiter of the same caller is more urgent, and that no equally urgent one arrived before.
