@@ -63,11 +63,16 @@ impl LimitTable {
         self.ids.iter().any(|id| self.rules[id.at()].shared && self.is_in_force(*id))
     }
 
-    /// Begins the `calendar` periods that have come.
-    pub(super) fn roll(&mut self, wall: &WallClock, now: Time) {
+    /// Begins the `calendar` periods that have come. Returns the limits of which slots may open sooner than was known:
+    /// a reading of the clock from before it was set counts no more.
+    pub(super) fn roll(&mut self, wall: &WallClock, now: Time) -> Vec<LimitId> {
+        let mut sooner = Vec::new();
         for id in &self.ids {
-            self.rules[id.at()].roll(wall, now);
+            if self.rules[id.at()].roll(wall, now) {
+                sooner.push(*id);
+            }
         }
+        sooner
     }
 
     /// End of the next `calendar` period.

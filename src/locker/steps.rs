@@ -61,7 +61,9 @@ impl Locker {
     /// Does all that is due: periods, late settles, wakeups, and deadlines, in this order.
     fn process_due(&mut self, now: Time) {
         if now >= self.next_roll {
-            self.counters.limits.roll(&self.wall, now);
+            for id in self.counters.limits.roll(&self.wall, now) {
+                self.queue.review.add(id);
+            }
             self.next_roll = self.counters.limits.next_roll();
         }
         self.settle_due(now);

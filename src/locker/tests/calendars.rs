@@ -1,6 +1,7 @@
 //! Tests of calendar limits under clock steps, restarts and suspends.
 
 use super::crashes::{go, long, recording, write};
+use super::order::{drive, wait};
 use super::sim_disk::SimDisk;
 use super::*;
 
@@ -283,6 +284,18 @@ fn waiters_are_told_the_end_of_the_present_period_and_of_those_that_others_fill(
     let mut locker = one_a_minute(false, set_to(JUNE));
     assert_eq!(go(&mut locker, 0, ms(0)), 1);
     assert_eq!(told(&mut locker), [60_000, 120_000, 180_000].map(|at| Some(ms(at))));
+}
+
+#[test]
+fn a_slot_that_opens_sooner_when_an_old_reading_counts_no_more_wakes_its_waiter_then() {
+    let mut locker = one_a_minute(false, set_to(JUNE));
+    locker.set_wall(set_to(JUNE + 20_000_000_000), ms(10_000));
+    locker.handle_timeout(ms(60_000));
+    assert_eq!(go(&mut locker, 0, ms(110_000)), 1, "in the third minute by the clock, in the second by that of before");
+    wait(&mut locker, &ask(&[claim(0, 0, 1)], 1), ms(115_000));
+    let mut went = Vec::new();
+    drive(&mut locker, ms(300_000), |_, _, at| went.push(at));
+    assert_eq!(went, [ms(160_000)]);
 }
 
 /// Its periods may end at any time.

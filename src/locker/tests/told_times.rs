@@ -104,6 +104,18 @@ fn a_time_is_exact_if_all_slots_have_settled_and_those_ahead_cost_the_same() {
 }
 
 #[test]
+fn a_key_that_holds_nothing_but_told_openings_makes_room_for_another() {
+    let rule = Limit { when_full: WhenFull::Refuse, max_keys: 1, ..limit(1, 1000, Kind::Sliding) };
+    let mut locker = Locker::new(vec![rule]);
+    fill(&mut locker, 1, ms(0));
+    let last = (0..30).map(|_| refusal(&mut locker, 1, ms(1)).0).max().unwrap();
+    assert!(last > ms(10_000), "{last:?}: they are told to come one after the other");
+    let other = [claim(0, 1, 1)];
+    assert!(send(&mut locker, &ask(&other, 1), ms(999)).is_err());
+    assert!(send(&mut locker, &ask(&other, 1), ms(1000)).is_ok(), "as it was told");
+}
+
+#[test]
 fn a_fixed_window_of_which_no_slot_has_settled_is_taken_to_begin_now() {
     let mut locker = Locker::new(vec![limit(2, 1000, Kind::Fixed)]);
     let _under_way = take(&mut locker, 2, ms(400));

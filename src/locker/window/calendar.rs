@@ -21,20 +21,22 @@ use crate::time::Time;
 const ENTRIES_PER_PERIOD: u64 = 3;
 
 impl WindowRule {
-    /// Updates the period to the wall clock's readings at `now`.
-    pub(crate) fn roll(&mut self, clock: &WallClock, now: Time) {
-        let Algorithm::Calendar { unit, zone } = &self.algorithm else { return };
+    /// Updates the period to the wall clock's readings at `now`. Returns true if slots of the new period open sooner
+    /// than was foreseen.
+    pub(crate) fn roll(&mut self, clock: &WallClock, now: Time) -> bool {
+        let Algorithm::Calendar { unit, zone } = &self.algorithm else { return false };
         let around = |unix: i128| period(*unit, zone, unix);
         let bounds = around(clock.unix(now));
         // The origin's clock may be ahead or behind by as much, including the time that a request is on its way.
         let guard = i128::from(self.guard);
         let usual = length(*unit).max(bounds.1 - bounds.0) + 2 * guard;
         let period = &mut self.period;
+        let foreseen = period.next_until;
         period.bounds = bounds;
         let Some((slow, fast)) = clock.range(Duration::from_nanos(nanos(usual)), now) else {
             (period.longest, period.is_unsure) = (nanos(usual), true);
             (period.next, period.until, period.next_until) = (Time::NEVER, Time::NEVER, Time::NEVER);
-            return;
+            return false;
         };
         let (slow, fast) = (slow - guard, fast + guard);
         let (began, end) = around(slow + i128::from(now.as_nanos()));
@@ -48,7 +50,9 @@ impl WindowRule {
         period.until = clock.time_of(end, slow);
         period.next_until = clock.time_of(next_end, slow);
         period.is_unsure = clock.time_of(next_end, fast) <= period.until;
+        let is_sooner = period.until < foreseen && foreseen < Time::NEVER;
         self.forget_unknown(now);
+        is_sooner
     }
 
     /// Earliest time at which slots that settled at `at` no longer count. Exact, unless the period

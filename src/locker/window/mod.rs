@@ -334,12 +334,13 @@ impl Window {
         rule.requests.saturating_sub(self.unsettled).saturating_sub(self.in_log)
     }
 
-    /// True if the window holds nothing that a new one would not, so that it can be dropped.
+    /// True if the window holds nothing that a new one would not, so that it can be dropped. What was told to refused
+    /// callers keeps it only where its limit has room for other keys: it is advice.
     pub(crate) fn is_idle(&self, rule: &WindowRule, now: Time) -> bool {
         self.is_blank(rule, now)
             && !self.has_pending_write(rule)
             && !self.has_store_state(rule, now)
-            && !self.has_told(now)
+            && (rule.live >= rule.max_keys || !self.has_told(now))
     }
 
     /// True if no count, spacing, pause or waiter needs to be remembered. Ignores journal, store and
