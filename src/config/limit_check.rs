@@ -53,10 +53,10 @@ pub(super) fn check_limits(limits: Vec<LimitSection>, keying: &KeyContext, repor
     limits.into_iter().zip(names).map(|(limit, name)| check(limit, name, keying, reports)).collect()
 }
 
-/// Names of the limits: as written, else made from the host, else from the position in the file.
+/// Names of the limits: as written, else made from their hosts, else `limit-1`.
 ///
-/// A name made from a host drops `*.` and writes `-` for the colon of a port: `*.example.com:8080`
-/// becomes `example.com-8080`. A name that is taken gets `-2`, `-3` and so on.
+/// Counts belong to a name, over reloads and restarts. Of limits with one name made for them the later ones get `-2`,
+/// `-3` and so on, and a warning: it depends on the others which counts they have.
 fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
     let mut taken = HashSet::new();
     for at in limits.iter().filter_map(|limit| limit.name.get()) {
@@ -65,28 +65,39 @@ fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
             reports.error(&at.span, message, "each limit has a name of its own");
         }
     }
-    let free = |wish: String, taken: &mut HashSet<String>| {
-        let others = (2..).map(|n| format!("{wish}-{n}"));
-        let name = std::iter::once(wish.clone()).chain(others).find(|name| !taken.contains(name));
-        let name = name.unwrap_or(wish);
-        taken.insert(name.clone());
-        name
-    };
-    let name = |(index, limit): (usize, &LimitSection)| match (limit.name.get(), limit.matching.hosts.as_slice()) {
-        (Some(at), _) => at.value.as_str().into(),
-        (None, [host]) if name_from(&host.value.text).is_some() => {
-            free(name_from(&host.value.text).unwrap_or_default(), &mut taken).into()
+    let name = |limit: &LimitSection| -> Arc<str> {
+        if let Some(at) = limit.name.get() {
+            return at.value.as_str().into();
         }
-        (None, _) => free(format!("limit-{}", index + 1), &mut taken).into(),
+        let host = host_name(limit);
+        let base = host.as_deref().unwrap_or("limit");
+        let wish = host.clone().unwrap_or_else(|| format!("{base}-1"));
+        let mut name = wish.clone();
+        for number in 2.. {
+            if taken.insert(name.clone()) {
+                break;
+            }
+            name = format!("{base}-{number}");
+        }
+        if name != wish {
+            let message = format!(
+                "another limit is named {wish:?}, so this one is {name:?} by its place in the file: without the other it \
+                 would take over its name and counts"
+            );
+            reports.warn(&limit.span, message, "give this limit a name");
+        }
+        name.into()
     };
-    limits.iter().enumerate().map(name).collect()
+    limits.iter().map(name).collect()
 }
 
-/// Makes a name from a host pattern; `None` if it has characters that no name may have.
+/// Name for a limit from its host, if it has one alone.
 ///
-/// At most 60 characters, so that a number at its end keeps it within the 64 of a written name.
-fn name_from(host: &str) -> Option<String> {
-    let plain = host.trim_start_matches("*.").replace(':', "-");
+/// A host drops `*.` and writes `-` for the colon of a port: `*.example.com:8080` becomes `example.com-8080`. `None` if it
+/// has characters that no name may have, or more than 60: a number at its end must fit into the 64 of a name.
+fn host_name(limit: &LimitSection) -> Option<String> {
+    let [host] = limit.matching.hosts.as_slice() else { return None };
+    let plain = host.value.text.trim_start_matches("*.").replace(':', "-");
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     ((1..=60).contains(&plain.len()) && plain.chars().all(fits)).then_some(plain)
 }

@@ -158,7 +158,10 @@ fn a_limit_on_tunnels_that_are_none_counts_nothing() {
         &[("\"CONNECT\"", "this limit counts nothing: there are no opaque tunnels to its hosts")],
     );
     warns(&limit("host = \"api.a\", method = \"CONNECT\"", ""), &[]);
-    warns(&limit("method = \"CONNECT\"", "[tls]\nintercept = [\"api.a\"]\n[[limit]]\nin_flight = 9"), &[]);
+    warns(
+        &limit("method = \"CONNECT\"", "[tls]\nintercept = [\"api.a\"]\n[[limit]]\nname = \"all\"\nin_flight = 9"),
+        &[],
+    );
 }
 
 #[test]

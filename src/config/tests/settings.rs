@@ -133,13 +133,36 @@ fn whatever_changes_a_key_changes_what_windows_are_told_apart_by() {
 }
 
 #[test]
-fn limits_without_a_name_are_named_after_their_host_or_their_place() {
+fn a_limit_without_a_name_is_named_after_its_host_wherever_it_stands() {
+    let section = |matching: &str| format!("[[limit]]\nin_flight = 1\nmatch = {{ {matching} }}\n");
+    let (long, longest) = ("a".repeat(61), "a".repeat(60));
+    let cases = [
+        ("host = \"*.a.example:8080\", path = \"/v1/**\"", "a.example-8080"),
+        ("path = \"/v1/**\"", "limit-1"),
+        ("host = [\"a.example\", \"b.example\"]", "limit-1"),
+        ("host = \"[::1]\"", "limit-1"),
+        (&format!("host = \"{long}\""), "limit-1"),
+        (&format!("host = \"{longest}\""), &*longest),
+    ];
+    for (matching, name) in cases {
+        let named = "[[limit]]\nname = \"first\"\nin_flight = 1\n";
+        for settings in [good(&section(matching)), good(&format!("{named}{}", section(matching)))] {
+            assert_eq!(settings.gate.limits.last().map(|limit| &*limit.name), Some(name), "{matching}");
+            assert!(!settings.warnings.iter().any(|warning| warning.message.contains("by its place")));
+        }
+    }
+}
+
+#[test]
+fn limits_without_a_name_of_one_host_are_told_apart_by_their_place_and_warned_of() {
     let settings = good(
         "[[limit]]\nin_flight = 1\nmatch = { host = \"*.a.example:8080\" }\n[[limit]]\nin_flight = 1\nmatch = { host = \"b.example\" }\n\
-         [[limit]]\nin_flight = 1\nmatch = { host = \"b.example\" }\n[[limit]]\nin_flight = 1\n[[limit]]\nname = \"limit-4\"\nin_flight = 1\n",
+         [[limit]]\nin_flight = 1\nmatch = { host = \"b.example\" }\n[[limit]]\nin_flight = 1\n[[limit]]\nname = \"limit-1\"\nin_flight = 1\n",
     );
     let names: Vec<_> = settings.gate.limits.iter().map(|limit| &*limit.name).collect();
-    assert_eq!(names, ["a.example-8080", "b.example", "b.example-2", "limit-4-2", "limit-4"]);
+    assert_eq!(names, ["a.example-8080", "b.example", "b.example-2", "limit-2", "limit-1"]);
+    let told: Vec<_> = settings.warnings.iter().filter(|warning| warning.message.contains("by its place")).collect();
+    assert_eq!(told.iter().map(|warning| warning.line).collect::<Vec<_>>(), [7, 10], "{told:?}");
     let same = settings.proxy.rules.iter().zip(names).all(|(rule, name)| &*rule.name == name);
     assert!(same, "both rooms know a limit by the same name");
 }
