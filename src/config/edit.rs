@@ -78,11 +78,13 @@ const FIXED: [&str; 4] = ["name", "match", "key", "ignore_case"];
 /// - A key that is new gets a line below the last key of the limit, with the same indentation.
 ///
 /// # Errors
-/// `NoLimit` or `NotASection` if the text has no such `[[limit]]`, `NotTunable` if a key cannot be edited.
+/// `NoLimit` or `NotASection` if the text has no such `[[limit]]`, `NotTunable` if a key cannot be edited, or is none.
 pub fn edit_limit(text: &str, number: usize, edits: &[(String, Edit)]) -> Result<String, Error> {
     let mut text = text.to_owned();
     for (key, edit) in edits {
-        if FIXED.contains(&key.as_str()) {
+        // Any other text would be TOML of its own in the file: a dotted or quoted key, or further lines.
+        let is_plain = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        if FIXED.contains(&key.as_str()) || !is_plain {
             return Err(Error::NotTunable(key.clone()));
         }
         let found = KeyLocation::find(&text, number, key)?;
