@@ -177,7 +177,8 @@ fn hash(password: &str) -> Result<String, Error> {
 /// `Write` if the file cannot be read, `Taken` if the user exists and may not be replaced.
 fn text_with_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<String, Error> {
     let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+        // Only the first line may have a byte order mark, and the users' line may come before it.
+        Ok(text) => text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(source) => {
             return Err(Error::Write { path: path.to_owned(), source });
@@ -214,7 +215,8 @@ fn write_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result
     folder_file.sync_all().map_err(failed)
 }
 
-/// Writes a file with mode 0600 and the owner of the old one.
+/// Writes a file with the mode and the owner of the old one: the gateway's user may read it by its group. A new file
+/// has mode 0600.
 ///
 /// Synced before it returns, so that the rename never exposes an empty file.
 ///
@@ -229,6 +231,8 @@ fn write_private(new: &Path, old: &Path, text: &str) -> io::Result<()> {
         if (owner.uid(), owner.gid()) != (old.uid(), old.gid()) {
             fchown(&file, Some(old.uid()), Some(old.gid()))?;
         }
+        // Behind the owner: a change of it may take rights away.
+        file.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()
@@ -266,6 +270,20 @@ mod tests {
         assert!(matches!(refused, Err(Error::Taken { .. })), "{refused:?}");
         write_line(&path, "ana", "ana:3", Existing::Replace).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "# team\nbo:2\nana:3\n");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_others_read_stays_as_it_is() {
+        let folder = folder("mode");
+        let path = folder.join("users");
+        std::fs::write(&path, "\u{feff}ana:1\n").unwrap();
+        for mode in [0o640, 0o644, 0o600] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            write_line(&path, "ana", "ana:2", Existing::Replace).unwrap();
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, mode, "its service may read it by its group");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "ana:2\n", "without a byte order mark, and once");
+        }
         std::fs::remove_dir_all(folder).unwrap();
     }
 
