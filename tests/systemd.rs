@@ -58,6 +58,20 @@ fn systemd_is_told_of_every_turn() {
 }
 
 #[test]
+fn systemd_is_told_nothing_by_the_gateway_of_a_program() {
+    let dir = Dir::new();
+    dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:0\"\n\n{UNLIMITED}"));
+    let path = dir.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["exec", "-c", "proxy.toml", "--", "true"]).current_dir(dir.path());
+    assert!(command.env("NOTIFY_SOCKET", &path).status().unwrap().success());
+    let told = systemd.recv(&mut [0; 200]).unwrap_err();
+    assert_eq!(told.kind(), std::io::ErrorKind::WouldBlock, "the program says itself when its service is ready");
+}
+
+#[test]
 fn a_systemd_that_does_not_read_holds_nothing_up() {
     let (dir, origin) = (Dir::new(), Origin::start());
     dir.write("proxy.toml", &format!("[listen]\nproxy = \"127.0.0.1:0\"\n\n{UNLIMITED}"));

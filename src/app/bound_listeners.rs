@@ -157,7 +157,8 @@ impl Listeners {
     fn take_inherited(&self, configured: SocketAddr) -> Option<TcpListener> {
         let mut inherited = self.inherited.borrow_mut();
         let at = inherited.iter().position(|(known, _)| *known == configured)?;
-        Some(inherited.swap_remove(at).1)
+        // Those of one address stay in order: with port 0 several are configured alike.
+        Some(inherited.remove(at).1)
     }
 
     /// Opens the new listeners of a plan, then closes those that it does not keep, and returns when they are closed: no

@@ -8,6 +8,7 @@
 //! own connections alone, and those to this machine. UDP to port 443 is rejected, so that browsers
 //! that speak QUIC fall back to TCP.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,7 +59,8 @@ pub(super) fn nft(arguments: &NftArgs, config_arg: Option<&Path>) -> ExitCode {
     let Some((_, settings)) = load_settings(config_arg) else { return ExitCode::from(2) };
     match rules(arguments, &settings.transparent) {
         Ok(text) => {
-            print!("{text}");
+            // A closed stdout (`| head`) is no error.
+            std::io::stdout().lock().write_all(text.as_bytes()).ok();
             ExitCode::SUCCESS
         }
         Err(why) => {

@@ -39,6 +39,9 @@ const MAX_ROUNDS: usize = 200;
 /// A choice: shorter than a start takes, and long enough to leave the processor to it.
 const ROUND_DELAY: Duration = Duration::from_millis(10);
 
+/// Variables by which systemd asks a service to say when it is ready, and that it is alive.
+const NOTIFY_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
 /// Reason why there is no gateway for the program.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -213,6 +216,10 @@ fn start_gateway(listener: UnixListener, config: &Path) -> io::Result<String> {
     starter.process_group(0);
     if !has_log_file() {
         starter.env_remove("RUST_LOG");
+    }
+    // The program's own: its service is ready when the program says so.
+    for name in NOTIFY_VARIABLES {
+        starter.env_remove(name);
     }
     let status = starter.status()?;
     // Its copies of the descriptors would keep the pipe open and the socket bound.

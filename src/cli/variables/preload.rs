@@ -52,8 +52,9 @@ pub(super) fn write(folder: &Path) -> io::Result<Preload> {
 /// A folder that cannot stand in them, as it has a colon in its name, is noted.
 pub(super) fn add(preload: &Preload, env: Env<'_>, variables: &mut Variables) {
     let before = env("PYTHONPATH").unwrap_or_default();
-    let entries = std::env::split_paths(&before).filter(|entry| !entry.as_os_str().is_empty());
-    let entries = entries.filter(|entry| *entry != preload.python);
+    // An empty entry is the folder in which Python runs; an empty variable has none.
+    let before = Some(&before).filter(|before| !before.is_empty());
+    let entries = before.into_iter().flat_map(std::env::split_paths).filter(|entry| *entry != preload.python);
     match std::env::join_paths([preload.python.clone()].into_iter().chain(entries)) {
         Ok(path) => variables.set.push(("PYTHONPATH", path)),
         Err(error) => variables.notes.push(format!("{}: {error}", preload.python.display())),
@@ -119,6 +120,8 @@ mod tests {
         let theirs = [("PYTHONPATH", "/a:/b"), ("NODE_OPTIONS", options), (BUN, "/debugger.js")];
         let both = ["/c/python:/a:/b", "--require=/c/node/preload.cjs --require \"/x y.js\" --trace-warnings"];
         assert_eq!(added(&preload, &theirs), both);
+        let unnamed = [("PYTHONPATH", ":/a"), ("NODE_OPTIONS", options), (BUN, "/debugger.js")];
+        assert_eq!(added(&preload, &unnamed)[0], "/c/python::/a", "the folder in which the program runs");
         let again = [("PYTHONPATH", both[0]), ("NODE_OPTIONS", both[1]), (BUN, "/c/node/preload.cjs")];
         assert_eq!(added(&preload, &again), both);
     }
