@@ -284,6 +284,7 @@ impl RunningGateway {
         }
         tracing::info!(running = drain.running_requests(), ?patience, "draining");
         drain.start();
+        gate.stop_old_process();
         if let Some(locks) = self.locks.take() {
             locks.close().await;
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, test_kill_process};
 
 use crate::admin::{json, queued, watched};
 use crate::support::*;
@@ -34,6 +34,25 @@ fn on_sigterm_running_requests_finish_and_new_ones_are_not_taken() {
     assert_eq!(caller.bytes(4), b"half");
     caller.expect_end();
     assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn an_end_of_the_new_process_lets_the_waiters_of_the_old_one_go() {
+    let origin = Origin::start();
+    let ask = |path: &str| format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.url(path));
+    let (mut gateway, admin) = watched(&limit(1, "3s", ""), "");
+    // An idle connection of the old process keeps neither of them.
+    let mut idle = gateway.caller();
+    assert_eq!(idle.send(ask("/1")).answer().status, 200);
+    let mut waits = gateway.caller();
+    waits.send(ask("/2"));
+    queued(admin, "the-limit", 1);
+    gateway.hand_over();
+    let successor = gateway.serving();
+    kill_process(successor, Signal::TERM).unwrap();
+    assert_eq!(waits.answer().status, 200);
+    assert!(gateway.ended().success());
+    eventually("the end of the new process", || test_kill_process(successor).is_err());
 }
 
 #[test]

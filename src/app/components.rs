@@ -131,7 +131,7 @@ impl Components {
         match previous {
             // This process must not use the store while the previous one grants.
             Some(new_process) => {
-                new_process.take(&gate, shared.drain.conn_guard())?;
+                new_process.take(&gate, shared.drain.process_guard())?;
                 start_sharing(&gate, &settings, store_tls)?;
             }
             None => {

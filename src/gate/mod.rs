@@ -24,6 +24,7 @@ mod thread_signal;
 mod timer;
 mod wait_slots;
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::task::Waker;
@@ -90,6 +91,8 @@ pub struct Gate {
     /// Socket to the old process after an upgrade. Shutting it down makes the old process refuse its remaining
     /// requests.
     old_process: OnceLock<FdSocket>,
+    /// The old process itself, unless the system has no pidfd (pidfd_open(2)).
+    old_pidfd: OnceLock<OwnedFd>,
     /// True after the new process died that this one forwards to: permits that it granted may be granted again by
     /// another process.
     peer_lost: AtomicBool,

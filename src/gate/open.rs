@@ -86,6 +86,7 @@ impl Gate {
             store: OnceLock::new(),
             sleep: SuspendDetector::new(clock.asleep_nanos()),
             old_process: OnceLock::new(),
+            old_pidfd: OnceLock::new(),
             peer_lost: AtomicBool::new(false),
             longest_step: LongestStep::default(),
             state: CachePadded(Mutex::new(State::new(Limiter::Local(Locker::new(Vec::new()))))),

@@ -29,6 +29,8 @@ struct DrainState {
     requests: AtomicUsize,
     /// Number of [`ConnGuard`]s.
     connections: AtomicUsize,
+    /// Number of those that stand for another process.
+    processes: AtomicUsize,
     /// A [`Phase`]; it only grows.
     phase: AtomicU8,
     /// True from [`Drain::start_lame_duck`] on, also after [`Drain::start`].
@@ -61,8 +63,7 @@ pub struct RequestGuard {
 #[must_use = "the connection is counted only while the guard is held"]
 pub struct ConnGuard {
     shared: Arc<DrainState>,
-    /// The listener that accepted the connection; `None` for a connection to another process of the
-    /// gateway.
+    /// The listener that accepted the connection; `None` for another process of the gateway.
     listener: Option<Arc<ListenerStats>>,
 }
 
@@ -120,18 +121,18 @@ impl Drain {
         RequestGuard { shared: Arc::clone(&self.shared) }
     }
 
-    /// Counts a connection until the guard is dropped.
-    pub fn conn_guard(&self) -> ConnGuard {
+    /// Counts another process of the gateway, which has requests of its own, until the guard is dropped.
+    pub fn process_guard(&self) -> ConnGuard {
         self.shared.connections.fetch_add(1, Ordering::SeqCst);
+        self.shared.processes.fetch_add(1, Ordering::SeqCst);
         ConnGuard { shared: Arc::clone(&self.shared), listener: None }
     }
 
     /// Counts a connection that `listener` accepted, here and there, until the guard is dropped.
     pub fn conn_guard_by(&self, listener: &Arc<ListenerStats>) -> ConnGuard {
         listener.connection_opened();
-        let mut guard = self.conn_guard();
-        guard.listener = Some(Arc::clone(listener));
-        guard
+        self.shared.connections.fetch_add(1, Ordering::SeqCst);
+        ConnGuard { shared: Arc::clone(&self.shared), listener: Some(Arc::clone(listener)) }
     }
 
     /// Adds counters for a listener.
@@ -187,14 +188,16 @@ impl Drain {
         ShutdownWatch { drain: self.clone(), reached: None }
     }
 
-    /// Ends when draining and no request is running.
+    /// Ends when draining and no request is running, here or in another process that this one counts.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait_idle(&self) {
         // The phase is read first: a guard dropped before it was set has then been counted, and one dropped later
         // notifies.
-        self.until(|shared| shared.phase() > Phase::Running && shared.requests.load(Ordering::SeqCst) == 0).await;
+        let none =
+            |shared: &DrainState| shared.requests.load(Ordering::SeqCst) + shared.processes.load(Ordering::SeqCst) == 0;
+        self.until(|shared| shared.phase() > Phase::Running && none(shared)).await;
     }
 
     /// Ends when draining, no request is running and no connection is open.
@@ -263,8 +266,9 @@ impl Drop for RequestGuard {
 
 impl Drop for ConnGuard {
     fn drop(&mut self) {
-        if let Some(listener) = &self.listener {
-            listener.connection_closed();
+        match &self.listener {
+            Some(listener) => listener.connection_closed(),
+            None => self.shared.release(&self.shared.processes),
         }
         self.shared.release(&self.shared.connections);
     }
@@ -327,15 +331,15 @@ mod tests {
         let drain = Drain::new();
         let (mut idle, mut leaving) = (drain.watch(), drain.watch());
         let mut cx = Context::from_waker(Waker::noop());
-        let there = drain.conn_guard();
+        let there = drain.process_guard();
         assert!(leaving.poll_lame_duck(&mut cx).is_pending());
         drain.start_lame_duck();
         assert!(drain.is_draining());
         assert!(idle.poll(&mut cx).is_pending() && leaving.poll_lame_duck(&mut cx).is_ready());
-        let mut empty = pin!(drain.wait_closed());
-        assert!(!is_ready(empty.as_mut()));
+        let (mut empty, mut unused) = (pin!(drain.wait_closed()), pin!(drain.wait_idle()));
+        assert!(!is_ready(empty.as_mut()) && !is_ready(unused.as_mut()), "another process has requests of its own");
         drop(there);
-        assert!(is_ready(empty.as_mut()));
+        assert!(is_ready(empty.as_mut()) && is_ready(unused.as_mut()));
         drain.start();
         drain.start_lame_duck();
         assert!(idle.poll(&mut cx).is_ready(), "the end does not become a leaving again");

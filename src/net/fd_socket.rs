@@ -17,6 +17,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::PidfdFlags;
 
 /// Maximum number of descriptors of a message; the kernel allows 253 (SCM_MAX_FD).
 pub const MAX_FDS: usize = 200;
@@ -64,6 +65,15 @@ impl FdSocket {
     /// If no file descriptors are left.
     pub fn try_clone(&self) -> io::Result<FdSocket> {
         Ok(FdSocket(self.0.try_clone()?))
+    }
+
+    /// The process that made the pair, for its other end.
+    ///
+    /// # Errors
+    /// If it has ended, or the system has no pidfd (before Linux 5.3).
+    pub fn peer_pidfd(&self) -> io::Result<OwnedFd> {
+        let credentials = rustix::net::sockopt::socket_peercred(&self.0)?;
+        Ok(rustix::process::pidfd_open(credentials.pid, PidfdFlags::empty())?)
     }
 
     /// Sets the timeouts of [`FdSocket::receive`] and [`FdSocket::send`], for every handle of this

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
+use rustix::process::{Signal, pidfd_send_signal};
+
 use super::copy_format::WireCopy;
 use super::wire_format::{HandoverStep, Hello, TimeMappings, WireEvent, WireVerdict};
 use super::{Error, MAX_BATCH, STEP_TIMEOUT, VerdictMsg, protocol_error, recv, send, try_recv};
@@ -190,7 +192,7 @@ impl NewProcess {
         }
     }
 
-    /// Replaces the old process: from now on this gate grants. `conn_guard` is held until the old process has exited.
+    /// Replaces the old process: from now on this gate grants. `process_guard` is held until the old process has exited.
     ///
     /// Steps:
     ///
@@ -204,7 +206,7 @@ impl NewProcess {
     ///
     /// # Errors
     /// If the old process has not sent `Go`, in which case it continues; or if the system provides no threads.
-    pub fn take(mut self, gate: &Arc<Gate>, conn_guard: ConnGuard) -> Result<(), Error> {
+    pub fn take(mut self, gate: &Arc<Gate>, process_guard: ConnGuard) -> Result<(), Error> {
         // Everything that can fail comes before the point of no return.
         let signal = Arc::new(ThreadSignal::default());
         let (release, released) = mpsc::channel();
@@ -216,11 +218,15 @@ impl NewProcess {
             .map_err(Error::System)?;
         let (weak_gate, socket, thread_signal) =
             (Arc::downgrade(gate), self.socket.try_clone().map_err(Error::System)?, Arc::clone(&signal));
-        let receive = move || recv_from_old(&weak_gate, &socket, &thread_signal, &release, conn_guard);
+        let receive = move || recv_from_old(&weak_gate, &socket, &thread_signal, &release, process_guard);
         let receiver = DeferredThread::new("recv-old", receive).map_err(Error::System)?;
         // Both cells are empty: a process has one predecessor.
         gate.signals.old_process.set(Arc::clone(&signal)).ok();
         gate.old_process.set(self.socket.try_clone().map_err(Error::System)?).ok();
+        match self.socket.peer_pidfd() {
+            Ok(pidfd) => drop(gate.old_pidfd.set(pidfd)),
+            Err(error) => tracing::debug!(%error, "a stop of this process does not reach the one before"),
+        }
         let old_limits = self.complete(gate)?;
         send(&self.socket, &HandoverStep::Inherited)?;
         if recv::<HandoverStep>(&self.socket)? != HandoverStep::Go {
@@ -264,6 +270,15 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 impl Gate {
+    /// Has the old process drain, if it has not ended: its waiters depend on the grants of this one, and whoever stops
+    /// the gateway waits for this process alone.
+    pub fn stop_old_process(&self) {
+        if let Some(pidfd) = self.old_pidfd.get() {
+            // It may have ended.
+            pidfd_send_signal(pidfd, Signal::TERM).ok();
+        }
+    }
+
     /// Takes the next verdicts for the old process. If there are none, the thread is notified of the next.
     ///
     /// At most [`MAX_BATCH`], oldest first.
@@ -304,13 +319,13 @@ fn send_to_old(gate: &Weak<Gate>, socket: &FdSocket, signal: &Arc<ThreadSignal>)
 /// Receiver thread: handles the events of the old process, until it has exited.
 ///
 /// Ends with the connection, with an invalid message, or with the gate. Its last step drops
-/// `conn_guard`, so that a drain of this process waits for the requests of the old one.
+/// `process_guard`, so that a drain of this process waits for the requests of the old one.
 pub(super) fn recv_from_old(
     gate: &Weak<Gate>,
     socket: &FdSocket,
     signal: &ThreadSignal,
     release: &mpsc::Sender<()>,
-    conn_guard: ConnGuard,
+    process_guard: ConnGuard,
 ) {
     let timeout_removed = socket.set_timeouts(None, Some(STEP_TIMEOUT));
     // First message. Whether it came in time or not, nothing waits for it after this.
@@ -333,7 +348,7 @@ pub(super) fn recv_from_old(
             socket.shutdown();
             signal.stop();
             tracing::info!("the old process has exited");
-            drop(conn_guard);
+            drop(process_guard);
             return;
         }
     }

@@ -107,7 +107,7 @@ fn spawn_new_process(socket: FdSocket, settings: Settings, drain: &Drain) -> Joi
         let mut new = NewProcess::connect(socket)?;
         let gate = new.gate(&settings, Clock::start())?;
         new.inherit(&gate, settings.limits, Duration::ZERO)?;
-        new.take(&gate, drain.conn_guard())?;
+        new.take(&gate, drain.process_guard())?;
         Ok(gate)
     }))
 }

@@ -195,7 +195,7 @@ fn silence_of_a_process_is_not_its_end() {
         ("of the new process", old_process::recv_from_new),
         ("of the old process", |gate, socket, signal| {
             let (release, _released) = mpsc::channel();
-            new_process::recv_from_old(gate, socket, signal, &release, Drain::new().conn_guard());
+            new_process::recv_from_old(gate, socket, signal, &release, Drain::new().process_guard());
         }),
     ];
     for (silence, receive) in receivers {
