@@ -82,11 +82,11 @@ pub(crate) fn name_on(line: &str) -> Option<&str> {
 /// True if this can be a user's name: Basic credentials end it with a colon (RFC 7617 §2), and the
 /// file begins a comment with `#`.
 ///
-/// At most 255 bytes, without blanks at its ends.
+/// At most 255 bytes, without blanks at its ends, and without a byte order mark before it, which would not be read back.
 pub(crate) fn is_name(name: &str) -> bool {
     let first = name.chars().next();
     let plain = !name.contains(|c: char| c == ':' || c.is_control());
-    plain && name.len() <= 255 && name.trim() == name && first.is_some_and(|c| c != '#')
+    plain && name.len() <= 255 && name.trim() == name && first.is_some_and(|c| c != '#' && c != BYTE_ORDER_MARK)
 }
 
 /// Splits a line into name and hash. The error is a message and advice.
@@ -140,6 +140,8 @@ mod tests {
     #[test]
     fn a_byte_order_mark_is_no_part_of_the_first_name() {
         assert_eq!(parse(&format!("\u{feff}ana:{HASH}\n")).unwrap()[0].0, "ana");
+        let reports = parse(&format!("bo:{HASH}\n\u{feff}ana:{HASH}\n")).unwrap_err();
+        assert_eq!(reports[0].message, "the name before the colon is empty or not printable");
     }
 
     #[test]
