@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::caller2::Call;
 use crate::support::stage::{connect, get};
 use crate::support::*;
 
@@ -264,4 +265,48 @@ fn the_credentials_of_the_connect_hold_for_its_requests() {
         check_ours(&inside.send(get(&to, "/")).answer(), 429, "http_request_error");
     }
     assert!(origin.requests().iter().all(|seen| seen.field("proxy-authorization").is_none()));
+}
+
+#[test]
+fn a_tunnel_that_ends_before_its_first_byte_holds_for_no_later_stream_of_its_connection() {
+    let (inside, other) = (Origin::start(), Origin::start());
+    let ends: [fn(Call); 2] = [Call::cancel, |mut call| call.finish_with("")];
+    for end in ends {
+        let gateway = Gateway::start(UNLIMITED);
+        let caller = Caller2::plain(gateway.addr);
+        end_tunnel(&gateway, &caller, connect2(&inside, None), end);
+        assert_eq!(caller.get(&other.url("/other")).status, 200, "another host may be called");
+        let mut call = caller.start(connect2(&inside, None), More::Follows);
+        assert_eq!(call.try_head().unwrap().0.status, 200, "another tunnel may be opened");
+    }
+}
+
+#[test]
+fn the_credentials_of_a_tunnel_that_has_ended_hold_for_no_later_stream_of_its_connection() {
+    let origin = Origin::start();
+    let dir = gateway::Dir::new();
+    let users = dir.write("users", &format!("me:{}\n", bcrypt::hash("me", 4).unwrap()));
+    certs::private(&users);
+    let gateway = Gateway::start_in(dir, &format!("{UNLIMITED}[access]\nusers = {:?}\n", users.display().to_string()));
+    let caller = Caller2::plain(gateway.addr);
+    end_tunnel(&gateway, &caller, connect2(&origin, Some(&basic("me", "me"))), Call::cancel);
+    check_ours(&caller.get(&origin.url("/")), 407, "http_request_denied");
+    assert_eq!(origin.count(), 0);
+}
+
+/// A CONNECT of HTTP/2, with credentials if there are any.
+fn connect2(origin: &Origin, credentials: Option<&str>) -> http::Request<()> {
+    let ask = http::Request::connect(origin.authority());
+    let ask = credentials.into_iter().fold(ask, |ask, text| ask.header("proxy-authorization", text));
+    ask.body(()).unwrap()
+}
+
+/// Opens a tunnel and ends it without a byte in it; returns once its task is ready for the next stream.
+#[track_caller]
+fn end_tunnel(gateway: &Gateway, caller: &Caller2, ask: http::Request<()>, end: fn(Call)) {
+    let mut call = caller.start(ask, More::Follows);
+    let (answer, _body) = call.try_head().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.raw);
+    end(call);
+    gateway.log_line("CONNECT");
 }

@@ -27,7 +27,7 @@ use super::outcome::Outcome;
 use super::pinned::Pinned;
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
-use super::session::{InterceptedTunnel, Protocol, Session, linger};
+use super::session::{HostRule, InterceptedTunnel, Protocol, Session, TunnelEntry, linger};
 use super::task_pool::{NewTask, TaskPool};
 use super::worker::Worker;
 use super::{exchange, tunnel};
@@ -92,6 +92,14 @@ impl SharedSession {
         if let Some(task) = self.tasks.submit(request) {
             spawn_local(Box::pin(serve_requests(Rc::clone(self), task)));
         }
+    }
+
+    /// Gives a stream to a session, with the state of this connection: nothing stays of an earlier request.
+    fn attach(&self, session: &mut Session, stream: Stream) {
+        session.conn = Conn::new(stream);
+        (session.secure, session.loopback, session.within) = (self.secure, self.loopback, self.within.clone());
+        session.caller = self.caller;
+        (session.entry, session.hosts) = (TunnelEntry::Http, HostRule::Checked);
     }
 }
 
@@ -260,12 +268,10 @@ impl H2Server<'_> {
 /// Serves requests of a connection, one after the other.
 async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
     let mut session = Session::new(common.worker.clone(), common.peer, Stream::closed());
-    (session.secure, session.loopback, session.within) = (common.secure, common.loopback, common.within.clone());
-    session.caller = common.caller;
     (session.first_admission, session.pinned) = (Some(Rc::clone(&common.first_admission)), common.pinned.clone());
     while let Some(request) = poll_fn(|cx| common.tasks.poll_take(task, cx)).await {
         let guard = common.worker.snapshot.drain.request_guard();
-        let inside = serve_request(&mut session, request).await;
+        let inside = serve_request(&common, &mut session, request).await;
         drop(guard);
         if let Some(protocol) = inside {
             let mut shutdown = common.worker.snapshot.drain.watch();
@@ -284,10 +290,10 @@ async fn serve_requests(common: Rc<SharedSession>, task: NewTask) {
 ///
 /// A head that breaks HTTP/2's rules for requests is answered on its stream; the connection goes
 /// on.
-async fn serve_request(session: &mut Session, request: IncomingRequest) -> Option<Protocol> {
+async fn serve_request(common: &SharedSession, session: &mut Session, request: IncomingRequest) -> Option<Protocol> {
     session.worker.refresh();
-    let read = request.read_head(if session.secure { "https" } else { "http" }, &mut session.head);
-    session.conn = Conn::new(Stream::caller(request.stream));
+    let read = request.read_head(if common.secure { "https" } else { "http" }, &mut session.head);
+    common.attach(session, Stream::caller(request.stream));
     let (outcome, log) = match read {
         Ok(()) => exchange::run(session).await,
         Err(error) => {

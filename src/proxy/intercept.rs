@@ -44,7 +44,7 @@ pub(super) async fn open(
     mut log: RequestLog,
 ) -> Option<Protocol> {
     let protocol = match begin(session, &mut tunnel).await {
-        Ok(Inside::Requests(protocol)) => Some(protocol),
+        Ok(Inside::Requests(protocol)) => protocol,
         Ok(Inside::Opaque) => return Box::pin(relay_late(session, *tunnel, log)).await,
         Err(InterceptError::Denied(denial)) => {
             tunnel::deny(session, &mut log, &tunnel.origin.host, &denial).await;
@@ -58,17 +58,17 @@ pub(super) async fn open(
             }
             let head = session.worker.snapshot.timeouts.of_head();
             log.not_intercepted(why.to_string(), matches!(why, InterceptError::Late).then_some(&head));
-            None
+            log.finish(session);
+            return None;
         }
     };
-    match (protocol, tunnel.tls) {
-        (None, _) => {}
-        (Some(_), TlsInside::Intercepted) => log.intercepted(),
-        (Some(_), TlsInside::Opaque | TlsInside::Denied) => log.carries_http(),
+    match tunnel.tls {
+        TlsInside::Intercepted => log.intercepted(),
+        TlsInside::Opaque | TlsInside::Denied => log.carries_http(),
     }
     log.finish(session);
     session.within = Some(Arc::from(tunnel));
-    protocol
+    Some(protocol)
 }
 
 /// Relays a tunnel that has turned out to be opaque. A failure resets the connection, as the 200 has been sent.

@@ -96,11 +96,11 @@ async fn enter(session: &mut Session, tunnel: Tunnel, guard: HelloGuard, mut log
     }
     log.carries_http();
     log.finish(session);
-    session.within = Some(Arc::new(InterceptedTunnel { hosts: session.hosts, ..within }));
     // Bytes that came with the CONNECT are answered at once, and a refusal would take the place of the 200.
     session.deadline.set(session.worker.snapshot.timeouts.head);
     session.deadline.run(session.conn.flush()).await?.ok()?;
     session.conn.stream.become_tunnel();
+    session.within = Some(Arc::new(InterceptedTunnel { hosts: session.hosts, ..within }));
     Some(Protocol::Http1)
 }
 
