@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::admin::{queued, watched};
+use crate::parents::{fine, parent};
+use crate::support::parent::{Act, Parent};
+use crate::support::stage::connect;
 use crate::support::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -278,4 +281,40 @@ fn a_request_that_is_sent_again_after_a_reload_must_pass_the_limits_that_are_new
     check_ours(&answer, 429, "http_request_error");
     assert_eq!(answer.problem()["violated-policies"], serde_json::json!(["new"]));
     assert_eq!(origin.targets(), ["/first", "/second"]);
+}
+
+#[test]
+fn a_waiter_goes_through_the_parent_that_names_its_host_now() {
+    let named =
+        |name: &str| limit(1, "1h", "max_wait = \"12h\"").replace("the-limit", name).replace("127.0.0.1", "b.example");
+    for (is_first_before, is_first_after) in [(false, true), (true, false)] {
+        let (a, b) = (Parent::http(fine), Parent::http(fine));
+        let (to_a, to_b) = (parent(&["a.example"], &[a.url("http")], ""), parent(&["b.example"], &[b.url("http")], ""));
+        let parents = |is_first: bool| if is_first { to_b.clone() } else { format!("{to_a}{to_b}") };
+        let (gateway, admin) = watched(&(named("old") + &parents(is_first_before)), "");
+        assert_eq!(gateway.get("http://b.example/first").text(), "ok");
+        let mut waiter = gateway.caller();
+        waiter.send(gateway::get("http://b.example/waits"));
+        queued(admin, "old", 1);
+        assert!(gateway.reload(&(named("new") + &parents(is_first_after))));
+        assert_eq!(waiter.answer().text(), "ok");
+        assert_eq!((a.heads().len(), b.heads().len()), (0, 2), "the parent of b.example has carried both");
+    }
+}
+
+#[test]
+fn a_tunnel_that_waits_goes_through_a_parent_that_is_new_and_tells_it_the_gateways_before() {
+    let (origin, proxy) = (Origin::start(), Parent::http(|_| Act::Relay));
+    let tunnels = format!("[access]\nconnect_ports = [{}]\n\n", origin.port());
+    let named = |name: &str| limit(1, "1h", "max_wait = \"12h\"").replace("the-limit", name) + &tunnels;
+    let (gateway, admin) = watched(&named("old"), "");
+    assert_eq!(gateway.get(&origin.url("/first")).status, 200);
+    let mut waiter = gateway.caller();
+    waiter.send(connect(&origin.authority(), "Via: 1.1 lockgate\r\n"));
+    queued(admin, "old", 1);
+    assert!(gateway.reload(&(named("new") + &parent(&["127.0.0.1"], &[proxy.url("http")], ""))));
+    assert_eq!(waiter.answer_to("CONNECT").status, 200);
+    let to = origin.authority();
+    let expected = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\nVia: 1.1 lockgate, 1.1 lockgate\r\n\r\n");
+    assert_eq!(proxy.heads(), [expected]);
 }

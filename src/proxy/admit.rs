@@ -18,14 +18,14 @@ use super::header_rules::{self, Outgoing};
 use super::local_request::LocalRequest;
 use super::named_hosts::HostListing;
 use super::outcome::Failure;
-use super::plan::Plan;
+use super::plan::{Plan, way};
 use super::pool::{ConnRequirement, Freshness};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::{InterceptedTunnel, Session, TlsInside};
 use super::snapshot::ConfigSnapshot;
-use super::target::{Form, Origin, PlainVersion, Scheme, Target, hops, too_many_hops};
-use super::upstream::{Upstream, Way};
+use super::target::{Form, Origin, PlainVersion, Scheme, Target, too_many_hops};
+use super::upstream::Upstream;
 use crate::tls::verify::Offer;
 use crate::wire::{ConnectionOptions, Length, Name, RequestHead, framing, http2};
 
@@ -171,33 +171,13 @@ fn plan(
     let upgrade = header_rules::wants_upgrade(head, options, |protocol| access.may_upgrade_to(protocol));
     let outgoing = Outgoing { length, options, upgrade, via: session.worker.snapshot.via_to_origins, trace: log.trace };
     let offer = offer(&target, head, &outgoing);
-    let way = way(&session.worker.snapshot, &target, &outgoing, offer);
-    let hops = if way == Way::Direct { 0 } else { u8::try_from(hops(head)).unwrap_or(u8::MAX) };
+    let (way, hops) = way(&session.worker.snapshot, head, &target, &outgoing, offer);
     let upstream = Upstream { origin: target.origin.clone(), reach: admitted.reach, way };
     // A tunnel needs a new connection, one that carried no requests before.
     let fresh = if target.form == Form::Authority { Freshness::Since(log.started) } else { Freshness::Any };
     let want = ConnRequirement { fresh, offer };
     let timeouts = target.timeouts(head, &session.worker.snapshot.timeouts);
     Ok(Plan { target, upstream, admitted, claims, outgoing, want, connected_by: log.started, hops, timeouts })
-}
-
-/// Way of a request to its origin.
-///
-/// In absolute form a parent proxy may speak another version of HTTP to the origin, and keeps Upgrade to itself: requests
-/// that need either go through a tunnel (RFC 6455 §4.1).
-fn way(snapshot: &ConfigSnapshot, target: &Target, outgoing: &Outgoing, offer: Offer) -> Way {
-    if snapshot.parents.is_empty() {
-        return Way::Direct;
-    }
-    let is_tunnelled = target.form == Form::Authority
-        || target.origin.scheme == Scheme::Https
-        || outgoing.upgrade
-        || offer == Offer::Http2;
-    match snapshot.parents.find(&target.origin, target.form) {
-        None => Way::Direct,
-        Some(rule) if is_tunnelled => Way::Tunnel(rule),
-        Some(rule) => Way::Forward(rule),
-    }
 }
 
 /// Versions of HTTP to offer the origin for this request.

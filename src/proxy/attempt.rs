@@ -178,7 +178,7 @@ pub(super) async fn run(
                 }
                 // Trailers are kept with a body that was read to its end. A body that was not has none yet.
                 if !can_repeat(&mut resend, &mut body) {
-                    resend = Some(Resend::unsent(&mut ready, plan));
+                    resend = Some(Resend::unsent(&mut ready));
                 }
                 permit = unused;
                 plan.want.fresh = fresh_from_now(session);

@@ -19,6 +19,7 @@ use super::request_log::RequestLog;
 use super::send::OriginConn;
 use super::session::Session;
 use super::snapshot::ConfigSnapshot;
+use super::upstream::Way;
 use super::wait::{self, Granted};
 use super::wait_prefs;
 use crate::gate::{Answer, Patience, Permit, Refused};
@@ -160,7 +161,7 @@ fn pause_beyond_wait(session: &Session, plan: &Plan, prefs: Patience, arrived: T
 }
 
 /// Obtains another permit after one that came too late to be used; the request keeps its place in
-/// the queue. `ready`: its connection, kept for the next permit.
+/// the queue. `ready`: its connection, kept for the next permit unless a reload leads to another way.
 ///
 /// # Errors
 /// As [`obtain`].
@@ -179,8 +180,11 @@ pub(super) async fn obtain_again(
     } else {
         Some(ready)
     };
+    let (way, version) = (plan.upstream.way, session.worker.version());
     let Granted { permit, held } = obtain(session, log, plan, AskKind::Retry).await?;
-    Ok(Granted { permit, held: held.or(ready) })
+    // After a reload the way through a parent proxy may be another one, whatever its number.
+    let is_on_way = session.worker.version() == version || way == Way::Direct && plan.upstream.way == Way::Direct;
+    Ok(Granted { permit, held: held.or(ready.filter(|_| is_on_way)) })
 }
 
 /// Number of a request's permits that came too late to be used.

@@ -10,12 +10,15 @@ use super::pool::{ConnRequirement, DialParams};
 use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::Session;
-use super::target::{Form, Target};
+use super::snapshot::ConfigSnapshot;
+use super::target::{Form, Scheme, Target, hops};
 use super::timeouts::RequestTimeouts;
-use super::upstream::Upstream;
+use super::upstream::{Upstream, Way};
 use crate::locker::{Claim, Key};
 use crate::net::dial::DialStrategy;
 use crate::time::Time;
+use crate::tls::verify::Offer;
+use crate::wire::RequestHead;
 
 /// Properties of a forwarded request that are known before it is sent.
 pub(super) struct Plan {
@@ -68,8 +71,8 @@ impl Plan {
         rules.credential(claim, &self.target, &session.head, &self.admitted, session.caller)
     }
 
-    /// Finds the claims again under the configuration in force, after a reload has replaced the one
-    /// that they were found under.
+    /// Finds the claims and the way to the origin again under the configuration in force, after a reload
+    /// has replaced the one that they were found under.
     ///
     /// # Errors
     /// See [`Rules::find`](super::claims::Rules::find).
@@ -79,7 +82,32 @@ impl Plan {
         self.admitted = snapshot.access.readmit(session.caller, &self.admitted);
         self.claims = snapshot.rules.find(&self.target, &session.head, &self.admitted, session.caller)?;
         self.timeouts = self.target.timeouts(&session.head, &snapshot.timeouts);
+        // The number of a section is that of one configuration.
+        (self.upstream.way, self.hops) = way(snapshot, &session.head, &self.target, &self.outgoing, self.want.offer);
         log.claimed(session, &self.claims);
         Ok(())
     }
+}
+
+/// Way of a request to its origin, with [`Plan::hops`] for it.
+///
+/// In absolute form a parent proxy may speak another version of HTTP to the origin, and keeps Upgrade to itself:
+/// requests that need either go through a tunnel (RFC 6455 §4.1).
+pub(super) fn way(
+    snapshot: &ConfigSnapshot,
+    head: &RequestHead,
+    target: &Target,
+    outgoing: &Outgoing,
+    offer: Offer,
+) -> (Way, u8) {
+    if snapshot.parents.is_empty() {
+        return (Way::Direct, 0);
+    }
+    let Some(rule) = snapshot.parents.find(&target.origin, target.form) else { return (Way::Direct, 0) };
+    let is_tunnelled = target.form == Form::Authority
+        || target.origin.scheme == Scheme::Https
+        || outgoing.upgrade
+        || offer == Offer::Http2;
+    let hops = u8::try_from(hops(head)).unwrap_or(u8::MAX);
+    (if is_tunnelled { Way::Tunnel(rule) } else { Way::Forward(rule) }, hops)
 }

@@ -7,29 +7,27 @@ use super::refusal::Refusal;
 use super::send::OriginConn;
 use super::serialize;
 use super::session::Session;
-use super::upstream::Way;
 use crate::wire::Version;
 
 /// Part of the request's body that is written again.
 pub(super) enum Resend {
     /// The whole body, because it was sent before.
     Whole(Replay),
-    /// Bytes that were queued and not sent, framed for that version; `true`: they begin with the head.
-    Unsent(Vec<u8>, Version, bool),
+    /// Content that was queued and not sent, framed for that version.
+    Unsent(Vec<u8>, Version),
 }
 
 impl Resend {
-    /// Bytes that a connection did not send. Without their head if that depends on the connection: in HTTP/2, and where a
-    /// parent proxy may have it in absolute form, with credentials of its own.
-    pub(super) fn unsent(ready: &mut OriginConn, plan: &Plan) -> Resend {
+    /// Content that a connection did not send. Without the head, which depends on the connection: on its version,
+    /// and on the way, since a parent proxy may have it in absolute form, with credentials of its own.
+    pub(super) fn unsent(ready: &mut OriginConn) -> Resend {
         let version = ready.conn.version();
         let mut bytes = ready.conn.take_unsent();
-        let has_head = version == Version::Http11 && plan.upstream.way == Way::Direct;
-        if version == Version::Http11 && !has_head {
+        if version == Version::Http11 {
             let end = memchr::memmem::find(&bytes, b"\r\n\r\n").map_or(bytes.len(), |end| end + 4);
             bytes.drain(..end);
         }
-        Resend::Unsent(bytes, version, has_head)
+        Resend::Unsent(bytes, version)
     }
 }
 
@@ -51,14 +49,11 @@ pub(super) fn write(
     let framed = plan.outgoing.length.written_to(version);
     body.reframe(framed);
     match resend {
-        Some(Resend::Unsent(bytes, Version::Http11, true)) if version == Version::Http11 => {
-            conn.out().extend_from_slice(bytes);
-        }
-        Some(Resend::Unsent(_, before, _)) if *before != version && body.moved > 0 => {
+        Some(Resend::Unsent(_, before)) if *before != version && body.moved > 0 => {
             // The part of the body that was read is framed for a version that the origin has stopped speaking.
             return Err(Refusal::ConnectionTerminated.into());
         }
-        Some(Resend::Unsent(bytes, before, _)) => {
+        Some(Resend::Unsent(bytes, before)) => {
             serialize::buffer_request(&session.head, &plan.target, plan.outgoing, forward, conn)?;
             if *before == version {
                 conn.out().extend_from_slice(bytes);
