@@ -211,7 +211,10 @@ async fn wait_readable(session: &mut Session, shutdown: &mut ShutdownWatch) -> b
             }
             session.conn.release_buffers();
         }
-        if let Poll::Ready(readable) = session.conn.stream.poll_readable(cx) {
+        // A task without budget looks for the unread bytes at its next poll.
+        if !session.conn.stream.may_have_unread()
+            && let Poll::Ready(readable) = session.conn.stream.poll_readable(cx)
+        {
             return Poll::Ready(readable.is_ok());
         }
         if session.deadline.poll_expired(cx).is_ready() || shutdown.poll(cx).is_ready() {

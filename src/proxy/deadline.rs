@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::timeouts::Timeout;
@@ -71,9 +72,10 @@ impl Deadline {
         }
     }
 
-    /// Ready once the deadline has passed.
+    /// Ready once the deadline has passed, also for a task without budget: the work before it may use up
+    /// all of it at every poll.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.sleep.as_mut().poll(cx).is_ready() {
+        while pin!(unconstrained(self.sleep.as_mut())).poll(cx).is_ready() {
             if self.due <= self.sleep.deadline() {
                 return Poll::Ready(());
             }
@@ -104,6 +106,17 @@ mod tests {
 
     use super::super::timeouts::TimeoutKey;
     use super::*;
+
+    #[tokio::test]
+    async fn it_expires_for_a_task_that_has_used_up_its_budget_too() {
+        let mut deadline = Deadline::new(Clock::start(), Duration::ZERO);
+        poll_fn(|cx| deadline.poll_expired(cx)).await;
+        let mut cx = Context::from_waker(Waker::noop());
+        while tokio::task::coop::has_budget_remaining() {
+            assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
+        }
+        assert!(deadline.poll_expired(&mut cx).is_ready());
+    }
 
     #[tokio::test]
     async fn it_never_rings_early() {

@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,6 +20,7 @@ use super::http2::{CallerStream, LowerStream, OriginStream};
 use super::tcp::Tcp;
 
 mod h2_heads;
+mod reuse_check;
 
 /// One end of a connection.
 ///
@@ -283,37 +284,6 @@ impl Stream {
             Transport::Caller(stream) => stream.poll_reset(cx),
             Transport::Origin(stream) => stream.poll_reset(cx),
             Transport::Closed => Poll::Ready(()),
-        }
-    }
-
-    /// True if an idle connection can carry another message: it was neither closed nor written to by the peer (RFC 9112
-    /// §9.3, §9.5). Costs a system call: tokio does not know of bytes that arrived since its last poll, and reports
-    /// nothing to a task without budget, so a surplus response could be taken for the next one.
-    ///
-    /// A byte that is found is lost, which does not matter: a connection with a surplus byte is not used again.
-    pub fn is_reusable(&mut self) -> bool {
-        if let Some(tcp) = self.tcp_mut() {
-            tcp.force_read();
-        }
-        let cx = &mut Context::from_waker(Waker::noop());
-        match &mut self.transport {
-            Transport::Origin(stream) => stream.is_usable(),
-            Transport::Plain(_) | Transport::Tls(_) | Transport::Caller(_) | Transport::Closed => {
-                self.poll_read(cx, &mut [0_u8; 1]).is_pending()
-            }
-        }
-    }
-
-    /// As [`Stream::is_reusable`], but without a system call unless bytes are known to have arrived since the last
-    /// read: for a connection that was read a moment ago.
-    pub fn seems_reusable(&mut self) -> bool {
-        match &self.transport {
-            Transport::Plain(tcp) if self.pushback.is_empty() && !tcp.may_have_input() => true,
-            Transport::Plain(_)
-            | Transport::Tls(_)
-            | Transport::Caller(_)
-            | Transport::Origin(_)
-            | Transport::Closed => self.is_reusable(),
         }
     }
 }

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::poll_proceed;
 
 /// TCP connection.
 #[derive(Debug)]
@@ -146,9 +147,12 @@ impl Tcp {
 impl AsyncRead for Tcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.may_have_unread {
+            // A peer that sends faster than it is read must not keep its task from ever yielding.
+            let budget = ready!(poll_proceed(cx));
             let room = into.initialize_unfilled();
             match rustix::net::recv(&self.stream, &mut *room, RecvFlags::DONTWAIT) {
                 Ok((_, count)) => {
+                    budget.made_progress();
                     self.may_have_unread = count == room.len();
                     into.advance(count);
                     return Poll::Ready(Ok(()));
@@ -280,6 +284,43 @@ mod tests {
             assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
         }
         assert!(!stream.is_reusable());
+    }
+
+    #[tokio::test]
+    async fn reads_that_do_not_wait_for_the_poll_use_up_the_budget_of_their_task_and_wake_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut stream = Stream::accepted(listener.accept().await.unwrap().0);
+        let length = 32 << 10;
+        peer.write_all(&vec![7; length]).await.unwrap();
+        let (mut read, mut most_at_once) = (0, 0);
+        poll_fn(|cx| {
+            let mut at_once = 0;
+            while read < length {
+                // Each read fills its room, so that the next does not wait for the poll either.
+                match stream.poll_read(cx, &mut [0; 8]) {
+                    Poll::Ready(count) => (read, at_once) = (read + count.unwrap(), at_once + 1),
+                    Poll::Pending => return Poll::Pending,
+                }
+                most_at_once = most_at_once.max(at_once);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert!(most_at_once <= 256, "{most_at_once} reads without a pause; tokio's budget is 128");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_finds_nothing_costs_no_budget() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut tcp = Tcp::accepted(listener.accept().await.unwrap().0);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..1000 {
+            tcp.force_read();
+            assert!(Pin::new(&mut tcp).poll_read(&mut cx, &mut ReadBuf::new(&mut [0; 8])).is_pending());
+        }
+        assert!(tokio::task::coop::has_budget_remaining());
     }
 
     #[tokio::test]

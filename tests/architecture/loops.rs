@@ -5,11 +5,10 @@ use super::bodies::Loop;
 use super::syntax::sources;
 
 /// Loops of tasks without an await that end by themselves, and the reason.
-const ENDING: [(&str, &str); 4] = [
+const ENDING: [(&str, &str); 3] = [
     ("connection::next", "each turn consumes two bytes that were read before"),
     ("session::linger", "ends at `Pending`, and after LINGER_BYTES"),
     ("Deadline::poll_expired", "the timer is pending after it was set to a later time"),
-    ("Tcp::poll_read", "each turn reads or clears the flag, but for a system call that a signal interrupts"),
 ];
 
 /// Loops that go round again after an error without a constant, and what bounds them.
