@@ -1,7 +1,7 @@
 //! HTTP/2 towards origins: one connection multiplexed, its rules kept, re-dialled, and nothing lost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use http::Request;
@@ -253,6 +253,47 @@ fn grpc_calls_pass_unary_and_streaming_in_both_directions_at_once() {
     assert!((3_000_000..=3_600_000).contains(&pushback), "{pushback}");
     assert!(refused.field("grpc-message").is_some_and(|text| text.starts_with("full: ")), "{}", refused.raw);
     assert!(origin.seen().iter().all(|seen| seen.all("te") == ["trailers"]), "gRPC needs it end to end");
+}
+
+/// A POST whose trailers follow no content, in one piece.
+fn empty_post_with_trailers(to: &str) -> String {
+    format!(
+        "POST /post HTTP/1.1\r\nHost: {to}\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n"
+    )
+}
+
+#[test]
+fn trailers_behind_no_content_reach_the_origin() {
+    let (stage, origin) = stage_with(UNLIMITED, Manners::default());
+    assert_eq!(stage.opened(&origin.name()).send(empty_post_with_trailers(&origin.name())).answer().status, 200);
+    assert_eq!(origin.only().trailers, [("x-sum".to_owned(), "1".to_owned())]);
+}
+
+#[test]
+fn trailers_behind_no_content_are_sent_again_with_their_request() {
+    let (tell, told) = mpsc::channel();
+    let (stage, origin) = by_hand(UNLIMITED, move |_, mut frames| {
+        let mut is_first = true;
+        while let Ok(head) = frames.next_of(HEADERS) {
+            let mut kinds = vec![head.kind];
+            let mut flags = head.flags;
+            while flags & END_STREAM == 0 {
+                let Ok(frame) = frames.next() else { return };
+                if frame.stream == head.stream {
+                    kinds.push(frame.kind);
+                    flags = frame.flags;
+                }
+            }
+            tell.send(kinds).ok();
+            let refused = Frame::reset(head.stream, 7);
+            frames.send(&if std::mem::take(&mut is_first) { refused } else { Frame::fine(head.stream) });
+        }
+    });
+    let to = format!("localhost:{}", origin.port());
+    assert_eq!(stage.opened(&to).send(empty_post_with_trailers(&to)).answer().status, 200);
+    for _ in 0..2 {
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), [HEADERS, HEADERS], "of the head and of the trailers");
+    }
 }
 
 #[test]

@@ -231,8 +231,9 @@ impl Conn {
     /// Those of the stream. Content behind a head that was not sent stays, for
     /// [`Conn::take_unsent`].
     pub fn poll_flush_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let end = EndStream::when(|| self.after == AfterOutput::MessageEnd && self.pending() == 0);
+        let is_last = self.after == AfterOutput::MessageEnd && self.pending() == 0;
         let Some(stream) = self.stream.as_origin() else { return self.poll_flush(cx) };
+        let end = EndStream::when(|| is_last && !stream.content().has_unsent_trailers());
         stream.send_head(end)?;
         ready!(stream.poll_head_sent(cx))?;
         // Pending: the content waits for the origin's window, which the head does not need. Broken: the response tells why.

@@ -94,7 +94,7 @@ impl StreamContent {
     }
 
     /// True if a HEADERS frame must follow the content.
-    pub(super) fn has_unsent_trailers(&self) -> bool {
+    pub(in crate::wire) fn has_unsent_trailers(&self) -> bool {
         self.unsent_trailers.is_some()
     }
 
