@@ -82,6 +82,82 @@ fn other_protocols_pass_at_listed_ports_and_count_as_a_connection() {
     }
 }
 
+/// Waits until half a line passes as that of another protocol: so long was any half line held that came before.
+fn until_half_lines_pass(gateway: &Gateway, echo: u16) {
+    let word = "one word more";
+    assert_eq!(tunnel(gateway, &format!("127.0.0.1:{echo}")).send(word).bytes(word.len()), word.as_bytes());
+}
+
+/// A limit on some paths, and these ports for tunnels.
+fn on_paths(ports: &[u16]) -> String {
+    let limit = limit(1, "1h", FULL).replace(" }", ", path = \"/v2/**\" }");
+    format!("{limit}[access]\nconnect_ports = {ports:?}\n")
+}
+
+#[test]
+fn a_request_whose_line_takes_longer_than_other_protocols_is_counted_and_so_are_those_after_it() {
+    let (origin, echo) = (Origin::start(), echo(b""));
+    let gateway = Gateway::start(&on_paths(&[origin.port(), echo]));
+    let to = origin.authority();
+    let mut inside = tunnel(&gateway, &to);
+    inside.send("GET /v2/x HTT");
+    until_half_lines_pass(&gateway, echo);
+    assert_eq!(inside.send(format!("P/1.1\r\nHost: {to}\r\n\r\n")).answer().text(), "/v2/x");
+    check_ours(&inside.send(get(&to, "/v2/y")).answer(), 429, "http_request_error");
+    assert_eq!(origin.targets(), ["/v2/x"]);
+}
+
+#[test]
+fn a_request_whose_line_does_not_end_within_its_timeout_ends_its_tunnel() {
+    let origin = Origin::start();
+    let toml = on_paths(&[origin.port()]) + "[timeouts]\nhead = \"2s\"\n";
+    let gateway = Gateway::start(&toml);
+    tunnel(&gateway, &origin.authority()).send("GET /v2/x HTT").expect_end();
+    let line = gateway.log_line("CONNECT");
+    assert!(line.contains("timeout=timeouts.head=2s"), "{line}");
+    assert_eq!(origin.count(), 0);
+}
+
+#[test]
+fn half_a_line_that_has_passed_becomes_no_request() {
+    for (start, rest) in [("G", "ET /v2/x HTTP/1.1"), ("\r\n", "GET /v2/x HTTP/1.1"), ("FETCH /v2/x ", "HTTP/1.1")] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (came, there) = std::sync::mpsc::channel();
+        let origin = thread(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let mut bytes = vec![0; start.len()];
+            stream.read_exact(&mut bytes).unwrap();
+            came.send(()).unwrap();
+            // A reset is an end, too.
+            stream.read_to_end(&mut bytes).ok();
+            bytes
+        });
+        let gateway = Gateway::start(&on_paths(&[port]));
+        let to = format!("127.0.0.1:{port}");
+        let mut inside = tunnel(&gateway, &to);
+        inside.send(start);
+        there.recv_timeout(PATIENCE).expect("it passes as another protocol");
+        inside.send(format!("{rest}\r\nHost: {to}\r\n\r\n")).expect_end();
+        assert_eq!(origin.join().unwrap(), start.as_bytes(), "no more of it came");
+        let line = gateway.log_line("CONNECT");
+        assert!(line.contains("refused_by=access") && line.contains("first line of a request"), "{line}");
+    }
+}
+
+#[test]
+fn a_request_with_a_line_longer_than_any_head_does_not_pass_a_tunnel() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&on_paths(&[origin.port()]));
+    let (to, long) = (origin.authority(), "a".repeat(70 << 10));
+    for method in ["GET", "FETCH"] {
+        tunnel(&gateway, &to).send(format!("{method} /v2/{long} HTTP/1.1\r\nHost: {to}\r\n\r\n")).rest();
+    }
+    assert_eq!(origin.count(), 0);
+    let read = || gateway.lines().iter().filter(|line| line.contains("note=plain_http")).count();
+    eventually("they are read as requests", || read() == 2);
+}
+
 #[test]
 fn a_server_that_speaks_first_makes_its_tunnel_an_opaque_one() {
     let port = echo(b"220 ready\r\n");
@@ -203,6 +279,29 @@ fn a_tunnel_that_is_not_connected_after_its_200_names_the_timeout_in_its_line() 
     assert!(rest.is_empty() && stop != stream::Stop::Silence, "{rest:?} {stop:?}");
     let line = gateway.log_line("CONNECT");
     assert!(line.contains(" 200 ") && line.contains("note=connect_timeout timeout=timeouts.connect=200ms"), "{line}");
+}
+
+#[test]
+fn a_request_whose_line_takes_long_is_counted_at_port_80_too() {
+    let Some((listener, addr)) = port_80() else {
+        return eprintln!("not tested: this user may not listen at port 80");
+    };
+    thread(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            stream.read_exact(&mut [0]).ok();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhttp").ok();
+        }
+    });
+    let echo = echo(b"");
+    let gateway = Gateway::start(&on_paths(&[80, echo]).replace("\"127.0.0.1\"", &format!("{:?}", addr.to_string())));
+    let mut inside = tunnel(&gateway, &format!("{addr}:80"));
+    inside.send("GET /v2/x HTT");
+    // Half a line was held once more when its tunnel was connected.
+    until_half_lines_pass(&gateway, echo);
+    until_half_lines_pass(&gateway, echo);
+    assert_eq!(inside.send(format!("P/1.1\r\nHost: {addr}\r\n\r\n")).answer().text(), "http");
+    let more = format!("GET /v2/y HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+    check_ours(&inside.send(more).answer(), 429, "http_request_error");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use crate::tls::client_hello::{HelloReader, HelloState};
 use crate::wire::head::may_be_complete;
-use crate::wire::request_line::{FirstLine, first_line};
+use crate::wire::request_line::{FirstLine, first_line, names_method};
 use crate::wire::{Name, RequestHead};
 
 /// First bytes of a connection, as far as they tell what it is for.
@@ -27,7 +27,7 @@ pub(super) enum ClaimStage {
     Silent,
     /// The begin of what may be a request line.
     Line,
-    /// The begin of a message that must go on: a ClientHello, or the head of a request.
+    /// The begin of a message that must go on: a ClientHello, or a request, by its method or its whole line.
     Message,
 }
 
@@ -37,6 +37,8 @@ pub(super) struct ClaimReader {
     /// `None` once the bytes are no TLS.
     hello: Option<HelloReader>,
     is_begun: bool,
+    /// True once the bytes begin with a method of HTTP.
+    has_method: bool,
     /// True once the request line says HTTP.
     is_http: bool,
     /// Number of bytes that a head was looked for in.
@@ -64,7 +66,10 @@ impl ClaimReader {
         }
         if !self.is_http {
             match first_line(bytes) {
-                FirstLine::Incomplete => return None,
+                FirstLine::Incomplete => {
+                    self.has_method = names_method(bytes);
+                    return None;
+                }
                 FirstLine::Http => self.is_http = true,
                 FirstLine::Connect | FirstLine::Other => return Some(FirstClaim::Other),
             }
@@ -74,7 +79,7 @@ impl ClaimReader {
 
     /// Stage after the bytes that were read last.
     pub(super) fn stage(&self) -> ClaimStage {
-        match (self.is_begun, self.hello.is_some() || self.is_http) {
+        match (self.is_begun, self.hello.is_some() || self.has_method || self.is_http) {
             (false, _) => ClaimStage::Silent,
             (true, true) => ClaimStage::Message,
             (true, false) => ClaimStage::Line,
@@ -142,9 +147,10 @@ mod tests {
         assert_eq!(claim(b"GET / HTTP/1.1\r\nHost: a\r\n"), None);
         let (seen, end) = stages(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(end, http(Some("a")));
+        let (word, method) = ("\r\nGET".len(), "\r\nGET ".len());
         assert_eq!(
-            [seen[0], seen[3], *seen.last().unwrap()],
-            [ClaimStage::Silent, ClaimStage::Line, ClaimStage::Message]
+            [seen[0], seen[word], seen[method], *seen.last().unwrap()],
+            [ClaimStage::Silent, ClaimStage::Line, ClaimStage::Message, ClaimStage::Message]
         );
     }
 }

@@ -4,6 +4,10 @@
 //! Results: plain HTTP, whose requests are then read and counted one by one; bytes that pass, and all
 //! after them, unread; or a [`TunnelDenial`]. The check happens once.
 //!
+//! A first line that does not end is held for as long as the relay says. A part of it that passes then, as
+//! that of another protocol, is still read with the rest: if that makes it a request, the tunnel ends before
+//! the origin has the whole line.
+//!
 //! TLS: a tunnel is admitted and counted by the host of its `CONNECT`, but TLS in it can ask for another host at the
 //! same address (SNI). That passes only if a tunnel to that host would have been admitted, and needs no slots beyond
 //! those that this one took. A tunnel that fails the check is ended rather than counted late: its connection, which the
@@ -27,7 +31,7 @@ use super::tunnel_warnings::TunnelDenial;
 use super::upstream::{Upstream, Way};
 use crate::locker::Claim;
 use crate::tls::client_hello::{HelloReader, HelloState};
-use crate::wire::request_line::{FirstLine, first_line};
+use crate::wire::request_line::{FirstLine, PartialLine, first_line, is_long_request, names_method};
 use crate::wire::{Conn, RequestHead};
 
 /// Guard of a tunnel: reads the caller's first bytes, and holds them back until they are checked.
@@ -39,6 +43,7 @@ pub(super) struct HelloGuard {
     /// True while the caller may begin HTTP.
     ///
     /// False at ports where requests without a tunnel may not go, and once the server has spoken first.
+    /// True still after a part of a line has passed.
     may_be_http: bool,
     /// Host and port of the CONNECT.
     origin: Origin,
@@ -56,12 +61,16 @@ enum Reader {
     Hello(HelloReader),
     /// Not TLS: reads a request line.
     Line,
+    /// A line of which a part has passed.
+    Part(PartialLine),
 }
 
 /// Result of the check.
 pub(super) enum FirstBytes {
     /// They pass, and all after them.
     Pass,
+    /// All bytes so far pass; those after them are checked.
+    PassPart,
     /// Plain HTTP.
     Http,
     /// They must not pass.
@@ -112,9 +121,24 @@ impl HelloGuard {
         self.may_be_http
     }
 
-    /// Expects no HTTP any more: the server has spoken first, or the caller takes too long for a request.
+    /// Expects no HTTP any more: the server has spoken first.
     pub(super) fn expect_no_http(&mut self) {
         self.may_be_http = false;
+    }
+
+    /// True if the bytes so far begin with a method of HTTP.
+    pub(super) fn is_request(&self, bytes: &[u8]) -> bool {
+        matches!(self.reader, Reader::Line) && names_method(bytes)
+    }
+
+    /// Lets the start of a line pass, and all after it up to the line's end, as those of another protocol.
+    pub(super) fn pass_in_parts(&mut self) {
+        self.reader = Reader::Part(PartialLine::default());
+    }
+
+    /// True once a part of a line may pass.
+    pub(super) fn passes_in_parts(&self) -> bool {
+        matches!(self.reader, Reader::Part(_))
     }
 
     /// Warns of limits that see less of this tunnel than of requests.
@@ -132,7 +156,7 @@ impl HelloGuard {
         (InterceptedTunnel { origin, admitted, tls: TlsInside::Opaque, hosts: HostRule::Checked }, upstream)
     }
 
-    /// Ready when the first bytes have been checked; until then they stay in `conn`.
+    /// Ready when the first bytes have been checked, or a part of them passes; until then they stay in `conn`.
     ///
     /// # Errors
     /// Errors of the caller's connection.
@@ -150,13 +174,12 @@ impl HelloGuard {
                 // The connection has ended within the hello or the line, so it never becomes complete.
                 Ok(0) => return Poll::Ready(Ok(FirstBytes::Pass)),
                 Ok(_) => {}
-                // The buffer is full: a line, or a hello, is longer than any server accepts.
-                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-                    return Poll::Ready(Ok(match self.reader {
-                        Reader::Hello(_) => FirstBytes::Denied(TunnelDenial::Unreadable),
-                        Reader::Line => FirstBytes::Pass,
-                    }));
-                }
+                // The buffer is full. A hello is longer than any server accepts; a request is refused for its length.
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => match self.reader {
+                    Reader::Hello(_) => return Poll::Ready(Ok(FirstBytes::Denied(TunnelDenial::Unreadable))),
+                    Reader::Line if is_long_request(conn.input.bytes()) => return Poll::Ready(Ok(FirstBytes::Http)),
+                    Reader::Line | Reader::Part(_) => self.pass_in_parts(),
+                },
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
@@ -179,8 +202,14 @@ impl HelloGuard {
         if !self.may_be_http {
             return Some(FirstBytes::Pass);
         }
-        match first_line(bytes) {
-            FirstLine::Incomplete => None,
+        let line = match &mut self.reader {
+            Reader::Part(_) if bytes.is_empty() => return None,
+            Reader::Part(line) => line.add(bytes),
+            Reader::Hello(_) | Reader::Line => first_line(bytes),
+        };
+        match line {
+            FirstLine::Incomplete => self.passes_in_parts().then_some(FirstBytes::PassPart),
+            FirstLine::Http if self.passes_in_parts() => Some(FirstBytes::Denied(TunnelDenial::LateRequest)),
             FirstLine::Http => Some(FirstBytes::Http),
             // A further proxy, which opens the tunnel to the origin.
             FirstLine::Connect | FirstLine::Other => Some(FirstBytes::Pass),

@@ -25,7 +25,7 @@ use super::tunnel_warnings::TunnelDenial;
 use super::{balancers, exchange, tunnel};
 use crate::tls::accept::{FIRST_BYTE, IncomingHandshake, rejected_certificate};
 use crate::tls::ca;
-use crate::wire::request_line::{FirstLine, first_line};
+use crate::wire::request_line::{FirstLine, first_line, names_method};
 use crate::wire::{Conn, Stream};
 
 /// Opens a tunnel of which nothing is dialled: sends the caller its 200, and completes a TLS handshake
@@ -136,7 +136,7 @@ async fn begin(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<
     };
     let first = deadline.run(told).await.unwrap_or(Err(InterceptError::Late))?;
     match tunnel.tls {
-        TlsInside::Opaque if !begins_http(session).await => return Ok(Inside::Opaque),
+        TlsInside::Opaque if !begins_http(session).await? => return Ok(Inside::Opaque),
         TlsInside::Intercepted | TlsInside::Opaque | TlsInside::Denied if first != FIRST_BYTE => {
             tunnel.origin.scheme = Scheme::Http;
             session.conn.stream.become_tunnel();
@@ -152,11 +152,22 @@ async fn begin(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<
     Ok(Inside::Requests(protocol))
 }
 
-/// True if the caller begins HTTP within [`BEGIN_TIMEOUT`](tunnel::BEGIN_TIMEOUT).
-async fn begins_http(session: &mut Session) -> bool {
+/// True if the caller begins HTTP: sends a method within [`BEGIN_TIMEOUT`](tunnel::BEGIN_TIMEOUT), and its line
+/// within `[timeouts] head`. What passes as another protocol is still read when it is relayed.
+async fn begins_http(session: &mut Session) -> Result<bool, InterceptError> {
     session.deadline.set(tunnel::BEGIN_TIMEOUT);
-    let Session { conn, deadline, .. } = session;
-    let line = poll_fn(|cx| {
+    let Session { conn, deadline, worker, .. } = session;
+    let mut line = deadline.run(whole_line(conn)).await;
+    if line.is_none() && names_method(conn.input.bytes()) {
+        deadline.set(worker.snapshot.timeouts.head);
+        line = Some(deadline.run(whole_line(conn)).await.ok_or(InterceptError::Late)?);
+    }
+    Ok(line == Some(FirstLine::Http))
+}
+
+/// Reads the first line, which stays in the buffer.
+async fn whole_line(conn: &mut Conn) -> FirstLine {
+    poll_fn(|cx| {
         loop {
             let line = first_line(conn.input.bytes());
             if line != FirstLine::Incomplete {
@@ -167,8 +178,8 @@ async fn begins_http(session: &mut Session) -> bool {
                 Ok(_) => {}
             }
         }
-    });
-    deadline.run(line).await == Some(FirstLine::Http)
+    })
+    .await
 }
 
 /// Reads the ClientHello, checks its server name, obtains a certificate for the host, and completes

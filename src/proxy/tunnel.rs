@@ -6,6 +6,11 @@
 //! held back; bytes of the origin are not, unless they are a preface of HTTP/2. Plain HTTP ends the
 //! relay: its requests are served one by one.
 //!
+//! How long an unfinished line is held: for [`BEGIN_TIMEOUT`], and for `[timeouts] head` once it has a
+//! method of HTTP and a space. The shorter time is for other protocols whose clients speak first and then
+//! wait: an empty line (Gopher, Finger), a single letter (devices behind a serial line), words that end in
+//! NUL (Git) or CR. A start of a method is not told from those, so it passes too, and is read on.
+//!
 //! A clean end (FIN) of one side is forwarded, and the other direction goes on. An error on either
 //! side resets both connections, so that no peer takes a broken tunnel for a complete one.
 
@@ -24,8 +29,8 @@ use super::tunnel_warnings::TunnelDenial;
 use crate::tls::client_hello::ACCESS_DENIED;
 use crate::wire::{Conn, Length};
 
-/// Time for a caller to begin a request, from the tunnel's 200 and from its first byte on. Later it
-/// is taken for another protocol: one of which the server speaks first, or which begins with a word.
+/// Time for a caller to begin a request, from the tunnel's 200 and from its first byte on: to send its method.
+/// Later it is taken for another protocol: one of which the server speaks first, or which begins with a word.
 /// Clients that ask for a tunnel have a request for it already; a second spans a round trip over any
 /// link.
 pub(super) const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,8 +45,8 @@ const FRAME_HEADER: usize = 9;
 /// `tunnel_idle` of its timeouts.
 ///
 /// Returns when the tunnel has ended; its line in the access log is written then, with the bytes of
-/// both directions. While a ClientHello is held back for the check, the deadline is `[timeouts] head`
-/// instead. Returns a protocol if the caller has begun plain HTTP: the session carries its requests
+/// both directions. While a ClientHello or the line of a request is held back for the check, the deadline
+/// is `[timeouts] head` instead. Returns a protocol if the caller has begun plain HTTP: the session carries its requests
 /// from then on.
 pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) -> Option<Protocol> {
     let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
@@ -74,11 +79,13 @@ pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: R
     None
 }
 
-/// Ends a tunnel because of its first bytes: tells the caller by a TLS alert, and the operator by a warning.
+/// Ends a tunnel because of its first bytes: tells the caller of TLS by an alert, and the operator by a warning.
 pub(super) async fn deny(session: &mut Session, log: &mut RequestLog, host: &str, denial: &TunnelDenial) {
     log.tunnel_denied(denial);
     session.worker.snapshot.warned_hosts.warn_of_end(host, denial);
-    session.conn.out().extend_from_slice(&ACCESS_DENIED);
+    if denial.is_of_tls() {
+        session.conn.out().extend_from_slice(&ACCESS_DENIED);
+    }
     session.linger().await;
 }
 
@@ -124,15 +131,15 @@ async fn run(session: &mut Session, relay: &mut Relay) -> TunnelEnd {
                 before = now;
                 match stage {
                     RelayStage::Silent | RelayStage::Line => deadline.set(BEGIN_TIMEOUT),
-                    RelayStage::Hello => deadline.arm(&head_timeout),
+                    RelayStage::Hello | RelayStage::Request => deadline.arm(&head_timeout),
                     RelayStage::Open => deadline.arm(&relay.tunnel.idle),
                 }
             }
             std::task::ready!(deadline.poll_expired(cx));
             match stage {
                 RelayStage::Silent => relay.tunnel.count(),
-                RelayStage::Line => relay.expect_no_http(),
-                RelayStage::Hello | RelayStage::Open => return Poll::Ready(TunnelEnd::Stalled),
+                RelayStage::Line => relay.pass_in_parts(),
+                RelayStage::Hello | RelayStage::Request | RelayStage::Open => return Poll::Ready(TunnelEnd::Stalled),
             }
         }
     })
@@ -155,6 +162,8 @@ enum RelayStage {
     Silent,
     /// Bytes that may become a request are held back.
     Line,
+    /// The unfinished line of a request is held back.
+    Request,
     /// Bytes that may become a ClientHello are held back.
     Hello,
     /// No byte is held back.
@@ -171,9 +180,11 @@ impl Relay {
     fn stage(&self, caller: &Conn) -> RelayStage {
         match &self.tunnel.guard {
             Some(_) if caller.input.is_empty() && !self.tunnel.is_counted() => RelayStage::Silent,
-            Some(guard) if !caller.input.is_empty() => {
+            Some(guard) if !caller.input.is_empty() && !guard.passes_in_parts() => {
                 if guard.may_be_tls() {
                     RelayStage::Hello
+                } else if guard.is_request(caller.input.bytes()) {
+                    RelayStage::Request
                 } else {
                     RelayStage::Line
                 }
@@ -195,24 +206,28 @@ impl Relay {
         self.tunnel.count();
     }
 
+    /// Takes half a line for one of another protocol: settles the slots, and reads the rest as it passes.
+    fn pass_in_parts(&mut self) {
+        if let Some(guard) = &mut self.tunnel.guard {
+            guard.pass_in_parts();
+        }
+        self.tunnel.count();
+    }
+
+    /// Moves the bytes that were read to the origin's buffer.
+    fn pass_part(&mut self, caller: &mut Conn) {
+        let part = caller.input.bytes();
+        self.tunnel.origin.out().extend_from_slice(part);
+        self.out.bytes.moved += part.len() as u64;
+        caller.input.consume(part.len());
+    }
+
     /// Ready when the tunnel has ended.
     ///
-    /// The guard comes first; once it lets the bytes pass, it is dropped.
+    /// The guard comes first.
     fn poll(&mut self, cx: &mut Context<'_>, caller: &mut Conn, context: GuardContext<'_>) -> Poll<TunnelEnd> {
-        if let Some(mut guard) = self.tunnel.guard.take() {
-            match guard.poll(cx, caller, context) {
-                Poll::Ready(Ok(FirstBytes::Http)) => return Poll::Ready(TunnelEnd::Http(guard)),
-                Poll::Ready(Ok(FirstBytes::Pass)) => {
-                    guard.warn(context.snapshot);
-                    self.tunnel.count();
-                }
-                Poll::Ready(Ok(FirstBytes::Denied(denial))) => {
-                    self.tunnel.guard = Some(guard);
-                    return Poll::Ready(TunnelEnd::Denied(denial));
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(TunnelEnd::Broken),
-                Poll::Pending => self.tunnel.guard = Some(guard),
-            }
+        if let Poll::Ready(end) = self.poll_guard(cx, caller, context) {
+            return Poll::Ready(end);
         }
         let both = match self.poll_both(cx, caller) {
             Poll::Ready(Ok(())) => Poll::Ready(TunnelEnd::Clean),
@@ -225,6 +240,41 @@ impl Relay {
             return self.poll(cx, caller, context);
         }
         both
+    }
+
+    /// Ready if the caller's first bytes end the relay. Drops the guard once they pass.
+    fn poll_guard(&mut self, cx: &mut Context<'_>, caller: &mut Conn, context: GuardContext<'_>) -> Poll<TunnelEnd> {
+        while let Some(mut guard) = self.tunnel.guard.take() {
+            // Back-pressure: no byte is read while a part before it waits for the origin.
+            let checked = match self.tunnel.origin.poll_flush(cx) {
+                Poll::Ready(Ok(())) => guard.poll(cx, caller, context),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            };
+            match checked {
+                Poll::Ready(Ok(FirstBytes::Http)) => return Poll::Ready(TunnelEnd::Http(guard)),
+                Poll::Ready(Ok(FirstBytes::Pass)) => {
+                    guard.warn(context.snapshot);
+                    self.tunnel.count();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(FirstBytes::PassPart)) => {
+                    self.tunnel.guard = Some(guard);
+                    self.tunnel.count();
+                    self.pass_part(caller);
+                }
+                Poll::Ready(Ok(FirstBytes::Denied(denial))) => {
+                    self.tunnel.guard = Some(guard);
+                    return Poll::Ready(TunnelEnd::Denied(denial));
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(TunnelEnd::Broken),
+                Poll::Pending => {
+                    self.tunnel.guard = Some(guard);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Pending
     }
 
     /// Ready when both sides have ended, or one broke.

@@ -90,7 +90,7 @@ impl WarnedHosts {
     pub(super) fn warn_of_end(&self, host: &str, why: &TunnelDenial) {
         let is_new = match why {
             TunnelDenial::Name { name, .. } => self.ended.is_new(name),
-            TunnelDenial::Unreadable => self.ended.is_new(host),
+            TunnelDenial::Unreadable | TunnelDenial::LateRequest => self.ended.is_new(host),
             TunnelDenial::Port(_) => self.ports.is_new(host),
         };
         if is_new {
@@ -111,14 +111,26 @@ pub(super) enum TunnelDenial {
     /// The tunnel may carry plain HTTP only.
     #[error("the caller began TLS, and its port {0} is not in [access] connect_ports")]
     Port(u16),
+    /// The start of its line has passed as that of another protocol.
+    #[error("the caller took more than a second for the first line of a request")]
+    LateRequest,
 }
 
 impl TunnelDenial {
+    /// True if the caller speaks TLS, and so understands an alert.
+    pub(super) fn is_of_tls(&self) -> bool {
+        match self {
+            TunnelDenial::Name { .. } | TunnelDenial::Unreadable | TunnelDenial::Port(_) => true,
+            TunnelDenial::LateRequest => false,
+        }
+    }
+
     /// The reason in a word, for the metrics.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             TunnelDenial::Name { .. } | TunnelDenial::Unreadable => "server_name",
             TunnelDenial::Port(_) => "connect_port",
+            TunnelDenial::LateRequest => "late_request",
         }
     }
 }

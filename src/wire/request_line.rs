@@ -3,11 +3,59 @@
 //!
 //! Used for tunnels in which any protocol may be spoken. Recognises a request as servers do: empty
 //! lines before it are passed over, and any method and version count. Some protocols begin with a word
-//! and a space, too (SSH, mail, IRC, memcached), so the rest of the line decides.
+//! and a space, too (SSH, mail, IRC, memcached), so the rest of the line decides. Of an unfinished line
+//! the method tells how long to wait for that rest ([`names_method`]); parts of a line that are passed on
+//! meanwhile still count for its end ([`PartialLine`]).
+
+use super::head::MAX_HEAD;
 
 /// Longest method, in bytes: twice the longest that is registered (`UPDATEREDIRECTREF`). Bytes that go
 /// on without a space are no request.
 pub(super) const MAX_METHOD: usize = 34;
+
+/// Methods of the IANA registry (RFC 9110 §16.1.1), and the preface of HTTP/2.
+const METHODS: [&[u8]; 40] = [
+    b"ACL",
+    b"BASELINE-CONTROL",
+    b"BIND",
+    b"CHECKIN",
+    b"CHECKOUT",
+    b"CONNECT",
+    b"COPY",
+    b"DELETE",
+    b"GET",
+    b"HEAD",
+    b"LABEL",
+    b"LINK",
+    b"LOCK",
+    b"MERGE",
+    b"MKACTIVITY",
+    b"MKCALENDAR",
+    b"MKCOL",
+    b"MKREDIRECTREF",
+    b"MKWORKSPACE",
+    b"MOVE",
+    b"OPTIONS",
+    b"ORDERPATCH",
+    b"PATCH",
+    b"POST",
+    b"PRI",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"PUT",
+    b"QUERY",
+    b"REBIND",
+    b"REPORT",
+    b"SEARCH",
+    b"TRACE",
+    b"UNBIND",
+    b"UNCHECKOUT",
+    b"UNLINK",
+    b"UNLOCK",
+    b"UPDATE",
+    b"UPDATEREDIRECTREF",
+    b"VERSION-CONTROL",
+];
 
 /// Name of the protocol, at the start of the word that states the version.
 const NAME: &[u8] = b"HTTP/";
@@ -28,13 +76,10 @@ pub enum FirstLine {
 
 /// Classifies the first bytes of a connection: all that have arrived so far.
 pub fn first_line(bytes: &[u8]) -> FirstLine {
-    let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    let bytes = &bytes[empty..];
-    let length = bytes.iter().take(MAX_METHOD + 1).take_while(|byte| is_token(**byte)).count();
-    let (method, rest) = bytes.split_at(length);
+    let (method, rest) = split_method(after_empty_lines(bytes));
     match rest.first() {
-        None if length <= MAX_METHOD => return FirstLine::Incomplete,
-        Some(b' ' | b'\t') if length > 0 => {}
+        None if method.len() <= MAX_METHOD => return FirstLine::Incomplete,
+        Some(b' ' | b'\t') if !method.is_empty() => {}
         Some(_) | None => return FirstLine::Other,
     }
     let Some(end) = memchr::memchr(b'\n', rest) else { return FirstLine::Incomplete };
@@ -47,6 +92,61 @@ pub fn first_line(bytes: &[u8]) -> FirstLine {
         b"CONNECT" => FirstLine::Connect,
         _ => FirstLine::Http,
     }
+}
+
+/// True if the bytes begin with a registered method and a space behind it, in any letter case: some servers
+/// are as tolerant.
+///
+/// An unfinished line of that kind is a request that is under way. Clients of other protocols that speak
+/// first end such a line before they wait for an answer (`GET key` and a line end).
+pub fn names_method(bytes: &[u8]) -> bool {
+    let (method, rest) = split_method(after_empty_lines(bytes));
+    matches!(rest.first(), Some(b' ' | b'\t')) && METHODS.iter().any(|known| known.eq_ignore_ascii_case(method))
+}
+
+/// True if an unfinished line of the longest size may be that of a request: a word and a space, and no control
+/// character, which no server takes there.
+///
+/// Some servers take longer lines than [`MAX_HEAD`], and any method. The first line of another protocol is shorter,
+/// or no text.
+pub fn is_long_request(bytes: &[u8]) -> bool {
+    let (method, rest) = split_method(after_empty_lines(bytes));
+    let is_text = |byte: &u8| *byte >= b' ' || *byte == b'\t';
+    !method.is_empty() && matches!(rest.first(), Some(b' ' | b'\t')) && rest.iter().all(is_text)
+}
+
+/// First line of which parts are passed on before it has ended.
+///
+/// Keeps a copy of at most [`MAX_HEAD`] bytes; [`is_long_request`] decides on longer lines.
+#[derive(Default, Debug)]
+pub struct PartialLine {
+    /// Bytes so far, without the empty lines before them, which would else use up the bound.
+    bytes: Vec<u8>,
+}
+
+impl PartialLine {
+    /// Adds the next bytes, and classifies all so far.
+    pub fn add(&mut self, more: &[u8]) -> FirstLine {
+        let more = if self.bytes.is_empty() { after_empty_lines(more) } else { more };
+        self.bytes.extend_from_slice(&more[..more.len().min(MAX_HEAD - self.bytes.len())]);
+        let line = first_line(&self.bytes);
+        if line != FirstLine::Incomplete || self.bytes.len() < MAX_HEAD {
+            return line;
+        }
+        if is_long_request(&self.bytes) { FirstLine::Http } else { FirstLine::Other }
+    }
+}
+
+/// Bytes behind the empty lines at the start.
+fn after_empty_lines(bytes: &[u8]) -> &[u8] {
+    let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    &bytes[empty..]
+}
+
+/// Method, or as much of it as there is, and the rest. One that is too long is cut behind [`MAX_METHOD`].
+fn split_method(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let length = bytes.iter().take(MAX_METHOD + 1).take_while(|byte| is_token(**byte)).count();
+    bytes.split_at(length)
 }
 
 /// True for a version of HTTP, in any letter case: some servers are as tolerant.
@@ -114,5 +214,44 @@ mod tests {
         for start in ["S", "SSH-2.0-x ", "GET /", &"A".repeat(MAX_METHOD)] {
             assert_eq!(first_line(start.as_bytes()), FirstLine::Incomplete, "{start:?}");
         }
+    }
+
+    #[test]
+    fn an_unfinished_line_is_a_request_once_it_has_a_registered_method_and_a_space() {
+        for line in ["GET ", "\r\nPOST\t/", "get /v2", "PRI * HT", "VERSION-CONTROL /a HTTP/1."] {
+            assert!(names_method(line.as_bytes()), "{line:?}");
+        }
+        for line in ["", "\r\n", "GET", "GETS ", "HELO a", "one word", "SSH-2.0-x ", " GET ", "GET\0 "] {
+            assert!(!names_method(line.as_bytes()), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_in_parts_is_classified_as_in_one_piece() {
+        for (line, last) in [
+            ("\r\n\r\nBREW /pot HTTP/1.1\r\n", FirstLine::Http),
+            ("CONNECT a:443 HTTP/1.1\n", FirstLine::Connect),
+            ("one word more\n", FirstLine::Other),
+        ] {
+            let mut parts = PartialLine::default();
+            let lines: Vec<_> = line.bytes().map(|byte| parts.add(&[byte])).collect();
+            let (end, before) = lines.split_last().expect("a line");
+            assert!(before.iter().all(|line| *line == FirstLine::Incomplete), "{line:?}");
+            assert_eq!(*end, last, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_in_parts_keeps_no_more_than_the_longest_head() {
+        let mut parts = PartialLine::default();
+        for _ in 0..3 {
+            assert_eq!(parts.add(&[b'\n'; MAX_HEAD]), FirstLine::Incomplete, "empty lines are not kept");
+        }
+        assert_eq!(parts.add(b"BREW /"), FirstLine::Incomplete);
+        assert_eq!(parts.add(&[b'a'; MAX_HEAD]), FirstLine::Http, "some servers take it");
+        assert_eq!(parts.bytes.len(), MAX_HEAD);
+        let mut binary = PartialLine::default();
+        assert_eq!(binary.add(b"put "), FirstLine::Incomplete);
+        assert_eq!(binary.add(&[0; MAX_HEAD]), FirstLine::Other);
     }
 }
