@@ -5,6 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::admin::{json, queued, watched};
+use crate::support::certs::{Authority, Fault};
 use crate::support::*;
 use crate::tuning::tune;
 
@@ -31,6 +32,72 @@ fn a_permit_is_taken_from_the_window_that_requests_are_counted_in() {
     assert!(refused.retry_after_ms() > 3_500_000.0);
     assert!(refused.text().contains("\"verdict\":\"sorry\""), "{}", refused.text());
     assert_eq!(gateway.get(&origin.url("/2")).status, 429);
+}
+
+/// Asks over HTTP/2, with further fields.
+#[track_caller]
+fn acquire2(caller: &Caller2, url: &str, fields: &[(&str, &str)]) -> Answer {
+    let mut request = http::Request::post(url);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    caller.start(request.body(()).unwrap(), More::None).answer()
+}
+
+/// Asks over HTTP/1.1 with a whole URL, as a program does that takes the gateway for its proxy, too.
+#[track_caller]
+fn acquire_by_url(gateway: &Gateway, url: &str) -> Answer {
+    gateway.exchange(format!("POST {url} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+}
+
+#[test]
+fn a_permit_is_obtained_over_http2_and_with_a_whole_url() {
+    let gateway = Gateway::start(&limit(4, "1h", "when_full = \"refuse\""));
+    let caller = Caller2::plain(gateway.addr);
+    let url = |host: &str| format!("http://{host}:{}/v1/limits/the-limit/acquire?wait=0", gateway.addr.port());
+    for host in ["127.0.0.1", "localhost"] {
+        for answer in [acquire2(&caller, &url(host), &[]), acquire_by_url(&gateway, &url(host))] {
+            assert_eq!(answer.status, 200, "{}", answer.raw);
+            assert!(answer.text().contains("\"verdict\":\"go\""), "{}", answer.text());
+        }
+    }
+    for refused in [acquire2(&caller, &url("127.0.0.1"), &[]), acquire_by_url(&gateway, &url("127.0.0.1"))] {
+        check_ours(&refused, 429, "http_request_error");
+        assert!(refused.text().contains("\"verdict\":\"sorry\""), "{}", refused.text());
+    }
+}
+
+#[test]
+fn a_permit_is_obtained_from_a_listener_with_tls_in_the_version_that_it_chooses() {
+    let (dir, authority) = (gateway::Dir::new(), Authority::new());
+    let (cert, key) = authority.issue(Fault::None).write(dir.path(), "gateway");
+    let listen = format!("[listen]\nproxy = \"127.0.0.1:0\"\ntls = {{ cert = {cert:?}, key = {key:?} }}\n\n");
+    let gateway = Gateway::start_in(dir, &(listen + &limit(1, "1h", "")));
+    let caller = Caller2::tls(gateway.addr, "localhost", authority.caller_config());
+    let url = |scheme: &str| format!("{scheme}://localhost:{}/v1/limits/the-limit/acquire", gateway.addr.port());
+    check_ours(&acquire2(&caller, &url("http"), &[]), 508, "proxy_loop_detected");
+    assert_eq!(acquire2(&caller, &url("https"), &[]).status, 200);
+}
+
+#[test]
+fn a_permit_of_another_server_is_asked_of_that_server() {
+    let origin = Origin::start();
+    let gateway = Gateway::start(&limit(9, "1h", ""));
+    let url = origin.url("/v1/limits/the-limit/acquire");
+    assert_eq!(acquire2(&Caller2::plain(gateway.addr), &url, &[]).status, 200);
+    assert_eq!(acquire_by_url(&gateway, &url).status, 200);
+    assert_eq!(origin.targets(), ["/v1/limits/the-limit/acquire"; 2]);
+}
+
+#[test]
+fn web_pages_of_other_sites_get_no_permit_over_http2() {
+    let gateway = Gateway::start(&limit(9, "1h", ""));
+    let caller = Caller2::plain(gateway.addr);
+    let url = format!("http://{}/v1/limits/the-limit/acquire", gateway.addr);
+    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "http://elsewhere.example")] {
+        check_ours(&acquire2(&caller, &url, &[(name, value)]), 403, "http_request_denied");
+    }
+    assert_eq!(acquire2(&caller, &url, &[("origin", &format!("http://{}", gateway.addr))]).status, 200);
 }
 
 #[test]
@@ -113,7 +180,9 @@ fn a_route_for_that_path_goes_first() {
     let route = format!("[[route]]\npath = \"/v1/\"\nto = \"{}\"\n", origin.url("/"));
     let gateway = Gateway::start(&format!("{}{route}", limit(3, "1h", "")));
     assert_eq!(acquire(&gateway, "the-limit/acquire").status, 200);
-    assert_eq!(origin.targets(), ["/limits/the-limit/acquire"]);
+    let url = format!("http://{}/v1/limits/the-limit/acquire", gateway.addr);
+    assert_eq!(acquire2(&Caller2::plain(gateway.addr), &url, &[]).status, 200);
+    assert_eq!(origin.targets(), ["/limits/the-limit/acquire"; 2]);
 }
 
 #[test]
@@ -122,6 +191,8 @@ fn whoever_may_not_use_the_gateway_gets_no_permit() {
     dir.write("users", &format!("anna:{}\n", bcrypt::hash("secret", 4).unwrap()));
     let gateway = Gateway::start_in(dir, &format!("{}[access]\nusers = \"users\"\n", limit(3, "1h", "")));
     assert_eq!(acquire(&gateway, "the-limit/acquire").status, 407);
+    let url = format!("http://{}/v1/limits/the-limit/acquire", gateway.addr);
+    assert_eq!(acquire2(&Caller2::plain(gateway.addr), &url, &[]).status, 407);
     let ask = format!(
         "POST /v1/limits/the-limit/acquire HTTP/1.1\r\nHost: a\r\nProxy-Authorization: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         basic("anna", "secret")

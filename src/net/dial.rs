@@ -170,6 +170,14 @@ impl Dialer {
         Ok(found.iter().any(|found| found.ip().to_canonical() == address))
     }
 
+    /// True if dialling the endpoint would reach a listener of the gateway. False for a host that does not resolve
+    /// within the time.
+    pub async fn leads_here(&self, endpoint: Endpoint<'_>, within: Duration) -> bool {
+        let Ok(Ok(found)) = timeout(within, self.resolve(endpoint)).await else { return false };
+        let verdict = |address: &SocketAddr| self.settings.verdict(*address, endpoint.reach, is_local);
+        found.iter().any(|address| verdict(address) == DialVerdict::OwnListener)
+    }
+
     /// Resolves the host of an endpoint, unless it is an address.
     async fn resolve(&self, endpoint: Endpoint<'_>) -> Result<Vec<SocketAddr>, Error> {
         let Endpoint { host, port, reach, caller, .. } = endpoint;

@@ -11,6 +11,9 @@
 //! {"verdict":"go","waited_ms":812.4}
 //! ```
 //!
+//! The target is a path, or a URL that leads to this gateway: HTTP/2 knows no other form (RFC 9113 §8.3.1), and in
+//! HTTP/1.1 a server must accept it (RFC 9112 §3.2.2).
+//!
 //! A refusal is the same problem document as for a forwarded request, with `"verdict":"sorry"` if a
 //! limit refused. The slots settle when the permit is granted, so a window of `in_flight` is free
 //! again at once.
@@ -31,9 +34,11 @@ use super::refusal::Refusal;
 use super::request_log::RequestLog;
 use super::session::Session;
 use super::snapshot::ConfigSnapshot;
+use super::target::{Form, Scheme, Target};
 use super::wait_prefs;
 use crate::gate::Patience;
 use crate::locker::Caller;
+use crate::net::dial::{DialStrategy, Endpoint};
 use crate::time::Time;
 use crate::wire::cross_site::{is_cross_site, may_be_rebound};
 use crate::wire::{Name, RequestHead};
@@ -56,15 +61,38 @@ pub(super) struct AcquireRequest {
 ///
 /// Inside an intercepted tunnel the same path belongs to the origin. Other methods than POST are
 /// refused by [`acquire`].
-pub(super) fn find(session: &Session) -> Option<AcquireRequest> {
-    let head = &session.head;
-    let (path, query) = head.target().split_once('?').unwrap_or((head.target(), ""));
-    let name = path.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-    if name.contains('/') || session.within.is_some() {
-        return None;
-    }
-    let routed = session.worker.snapshot.targets.find(head, &session.ingress());
-    matches!(routed, Err(Refusal::NoRoute)).then(|| AcquireRequest { name: name.to_owned(), query: query.to_owned() })
+///
+/// # Errors
+/// Those of [`Access::identify`](super::access::Access::identify), for a URL that may lead to this gateway.
+pub(super) async fn find(session: &Session) -> Result<Option<AcquireRequest>, Refusal> {
+    let Some(request) = AcquireRequest::read(session.head.target()).filter(|_| session.within.is_none()) else {
+        return Ok(None);
+    };
+    let is_here = match session.worker.snapshot.targets.find(&session.head, &session.ingress()) {
+        Err(Refusal::NoRoute) => true,
+        Ok(target) if target.form == Form::Absolute && (target.origin.scheme == Scheme::Https) == session.secure => {
+            // Boxed, so that a connection with other requests does not hold its memory.
+            Box::pin(leads_here(session, &target)).await?
+        }
+        Ok(_) | Err(_) => false,
+    };
+    Ok(is_here.then_some(request))
+}
+
+/// True if the target's host and port lead to a listener of this gateway. Names are looked up for callers that may use
+/// it alone.
+async fn leads_here(session: &Session, target: &Target) -> Result<bool, Refusal> {
+    let snapshot = &session.worker.snapshot;
+    let admitted = snapshot.access.identify(session.source(), &session.head, snapshot.gate.clock()).await?;
+    let endpoint = Endpoint {
+        host: &target.origin.host,
+        port: target.origin.port,
+        reach: snapshot.named_hosts.look_up(target).reach,
+        caller: admitted.caller.0,
+        strategy: DialStrategy::Sequential,
+    };
+    let within = target.timeouts(&session.head, &snapshot.timeouts).connect.value;
+    Ok(snapshot.dialer.leads_here(endpoint, within).await)
 }
 
 /// Obtains the permit, and settles it at once. Returns the JSON document of the response.
@@ -91,6 +119,14 @@ pub(super) async fn acquire(
 }
 
 impl AcquireRequest {
+    /// Reads a target: a path, or a URL.
+    fn read(target: &str) -> Option<AcquireRequest> {
+        let (url, query) = target.split_once('?').unwrap_or((target, ""));
+        let path = split_url(url.strip_suffix(SUFFIX)?).1;
+        let name = path.strip_prefix(PREFIX).filter(|name| !name.contains('/'))?;
+        Some(AcquireRequest { name: name.to_owned(), query: query.to_owned() })
+    }
+
     /// Wait preferences of the request: `wait` of the query, in seconds, can only shorten that of
     /// Prefer.
     ///
@@ -119,6 +155,14 @@ impl AcquireRequest {
         log.claimed(session, &claims);
         Ok(claims)
     }
+}
+
+/// Authority, if there is one, and path of a target: a URL, or a path alone.
+fn split_url(target: &str) -> (Option<&str>, &str) {
+    let rest = if target.starts_with('/') { None } else { target.split_once("://") };
+    let Some((_, rest)) = rest else { return (None, target) };
+    let at = rest.find(['/', '?']).unwrap_or(rest.len());
+    (Some(&rest[..at]), &rest[at..])
 }
 
 /// An `acquire` request with its session, its caller and its claims.
@@ -177,7 +221,7 @@ impl BareAsk for Acquire<'_> {
 /// - 421 for a name of the gateway that DNS could have made, on loopback and without passwords.
 fn check_site(session: &Session) -> Result<(), Refusal> {
     let head = &session.head;
-    let host = head.get(Name::Host);
+    let host = split_url(head.target()).0.map(str::as_bytes).or_else(|| head.get(Name::Host));
     if is_cross_site(head.find("sec-fetch-site"), head.find("origin"), host) {
         return Err(Refusal::Denied("a web page of another site asks for it, and permits are for programs"));
     }

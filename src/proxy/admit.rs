@@ -54,7 +54,7 @@ pub(super) enum Admission {
 /// Dropping the future ends the request without a trace in the limits; a password verification that
 /// has begun runs to its end.
 pub(super) async fn admit(session: &mut Session, log: &mut RequestLog) -> Result<Admission, Failure> {
-    if let Some(request) = acquire::find(session) {
+    if let Some(request) = acquire::find(session).await? {
         return Ok(Admission::Local(LocalRequest::Acquire(request)));
     }
     let (target, admitted, length) = check(session, log).await?;
