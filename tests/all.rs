@@ -73,6 +73,7 @@ mod smuggling; // ambiguous messages are refused
 mod socks5; // SOCKS5 on the proxy port is a CONNECT in other words
 mod spellings; // another spelling is counted as what it stands for
 mod starting; // a start that fails leaves nothing behind, and says what to do
+mod stream_tunnels; // tunnels on streams of HTTP/2 end and pause like others
 mod support; // what all the others stand on
 mod systemd; // what it is notified of
 mod targets; // a URL is the same for limits and origins, whatever version carries it

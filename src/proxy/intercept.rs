@@ -145,6 +145,7 @@ async fn begin(session: &mut Session, tunnel: &mut InterceptedTunnel) -> Result<
         TlsInside::Denied => return Err(InterceptError::Denied(TunnelDenial::Port(tunnel.origin.port))),
         TlsInside::Opaque | TlsInside::Intercepted => tunnel.origin.scheme = Scheme::Https,
     }
+    session.conn.stream.become_tunnel();
     let snapshot = Arc::clone(&session.worker.snapshot);
     let handshake = handshake(&snapshot, session.conn.take_stream(), &tunnel.origin.host);
     let (stream, protocol) = session.deadline.run(handshake).await.unwrap_or(Err(InterceptError::Late))?;

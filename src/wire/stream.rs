@@ -275,13 +275,13 @@ impl Stream {
 
     /// Ready after the peer has hung up, also with unread bytes before it.
     ///
-    /// A half-close (FIN) counts as a hang-up. Unread bytes stay in the socket. On HTTP/2: a reset of the stream, or
-    /// the end of the connection.
+    /// A half-close (FIN) counts as a hang-up. Unread bytes stay in the socket. On HTTP/2: a reset of the stream, the
+    /// end of the connection, or the caller's end of a tunnel.
     pub fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.transport {
             Transport::Plain(tcp) => tcp.poll_hangup(cx),
             Transport::Tls(tls) => tls.get_mut().0.poll_hangup(cx),
-            Transport::Caller(stream) => stream.poll_reset(cx),
+            Transport::Caller(stream) => stream.poll_hangup(cx),
             Transport::Origin(stream) => stream.poll_reset(cx),
             Transport::Closed => Poll::Ready(()),
         }

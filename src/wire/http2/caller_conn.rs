@@ -269,8 +269,13 @@ impl CallerStream {
         self.content.end()
     }
 
-    /// Ready after the caller has reset the stream or closed the connection.
-    pub(in crate::wire) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready after the caller has reset the stream or closed the connection, or has ended its side of a tunnel.
+    ///
+    /// END_STREAM is the FIN of a tunnelled connection (RFC 9113 §8.5). Every other request ends with it, and waits on.
+    pub(in crate::wire) fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_tunnel && self.content.poll_end(cx).is_ready() {
+            return Poll::Ready(());
+        }
         if self.is_head_sent { self.content.poll_reset(cx) } else { self.respond.poll_reset(cx).map(drop) }
     }
 

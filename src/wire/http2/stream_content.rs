@@ -4,6 +4,7 @@
 //! and a write takes no more than the peer's window has room for. So the memory of a stream is
 //! bounded in both directions, by the window and by the send buffer (`limits`).
 
+use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll, ready};
 
@@ -23,6 +24,9 @@ pub(in crate::wire) struct StreamContent {
     recv: Option<RecvStream>,
     /// Received bytes that were not read yet.
     chunk: Bytes,
+    /// Received bytes behind them, which [`StreamContent::poll_end`] has found before the end. At most the stream's
+    /// window: they are returned to it when they are read.
+    ahead: VecDeque<Bytes>,
     /// Received trailers.
     received_trailers: Option<HeaderMap>,
     /// Sending side; `None` before our head was sent.
@@ -40,6 +44,7 @@ impl StreamContent {
             meter,
             recv: None,
             chunk: Bytes::new(),
+            ahead: VecDeque::new(),
             received_trailers: None,
             send: None,
             unsent_trailers: None,
@@ -65,6 +70,10 @@ impl StreamContent {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(())) };
         while self.chunk.is_empty() {
+            if let Some(chunk) = self.ahead.pop_front() {
+                self.chunk = chunk;
+                continue;
+            }
             match ready!(recv.poll_data(cx)) {
                 Some(chunk) => self.chunk = chunk.map_err(to_io_error)?,
                 None => {
@@ -81,6 +90,17 @@ impl StreamContent {
         // The window is returned only now: a slow reader stops its stream, and nothing piles up.
         recv.flow_control().release_capacity(count).map_err(to_io_error)?;
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready after the peer has ended or broken its side, also with unread bytes before it, which stay for reads.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(()) };
+        while let Some(Ok(chunk)) = ready!(recv.poll_data(cx)) {
+            if !chunk.is_empty() {
+                self.ahead.push_back(chunk);
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Trailers of the peer, once its content was read to the end; `None` at a second call.
