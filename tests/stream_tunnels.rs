@@ -92,3 +92,16 @@ fn a_waiter_whose_tunnel_ends_on_its_stream_gives_its_turn_to_the_next() {
         assert_eq!(seen(), ["/fill", "/stays"], "those that left did not go");
     });
 }
+
+#[test]
+fn a_tunnel_that_pauses_between_requests_may_be_idle_for_longer_than_a_head_may_take() {
+    in_both_kinds(&format!("{UNLIMITED}[timeouts]\nhead = \"2s\"\nidle = \"1h\"\n\n"), |gateway, open, to, _| {
+        let mut inside = open();
+        say(&mut inside, &get(to, "/before-the-pause"));
+        hear(&mut inside, "/before-the-pause");
+        // A connection that began later, and sends nothing, has the time of a head.
+        gateway.caller().expect_end();
+        say(&mut inside, &get(to, "/after-the-pause"));
+        hear(&mut inside, "/after-the-pause");
+    });
+}

@@ -125,7 +125,7 @@ impl Stream {
         Poll::Ready(Ok(into.filled().len()))
     }
 
-    /// Waits for bytes or for the end, without reading. A stream of HTTP/2 is always ready.
+    /// Waits for bytes or for the end, without reading. A stream to an HTTP/2 origin is always ready.
     ///
     /// With TLS, decrypted bytes count, and so does any byte that arrives encrypted, even if it turns out to be no
     /// content (a session ticket): a read may find nothing.
@@ -148,7 +148,8 @@ impl Stream {
                 }
                 tls.get_mut().0.poll_readable(cx)
             }
-            Transport::Caller(_) | Transport::Origin(_) | Transport::Closed => Poll::Ready(Ok(())),
+            Transport::Caller(stream) => stream.poll_readable(cx),
+            Transport::Origin(_) | Transport::Closed => Poll::Ready(Ok(())),
         }
     }
 

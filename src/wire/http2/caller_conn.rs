@@ -244,6 +244,14 @@ impl CallerStream {
         self.content.poll_read(cx, into)
     }
 
+    /// Ready when there are bytes to read, or the end.
+    ///
+    /// # Errors
+    /// Those of the stream, such as a reset by the caller.
+    pub(in crate::wire) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.content.poll_readable(cx)
+    }
+
     /// Sends a waiting head first, in a frame of its own.
     ///
     /// # Errors

@@ -68,27 +68,37 @@ impl StreamContent {
     /// # Errors
     /// `ConnectionReset` if the peer has reset the stream, or the error of the transport.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_readable(cx))?;
         let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(())) };
-        while self.chunk.is_empty() {
-            if let Some(chunk) = self.ahead.pop_front() {
-                self.chunk = chunk;
-                continue;
+        if self.chunk.is_empty() {
+            if let Some(trailers) = ready!(recv.poll_trailers(cx)).map_err(to_io_error)? {
+                self.received_trailers = Some(trailers);
             }
-            match ready!(recv.poll_data(cx)) {
-                Some(chunk) => self.chunk = chunk.map_err(to_io_error)?,
-                None => {
-                    if let Some(trailers) = ready!(recv.poll_trailers(cx)).map_err(to_io_error)? {
-                        self.received_trailers = Some(trailers);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-            }
+            return Poll::Ready(Ok(()));
         }
         let count = self.chunk.len().min(into.remaining());
         into.put_slice(&self.chunk.split_to(count));
         self.meter.on_consumed(count);
         // The window is returned only now: a slow reader stops its stream, and nothing piles up.
         recv.flow_control().release_capacity(count).map_err(to_io_error)?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when there are bytes to read, or the end. Takes the next bytes, which stay for reads.
+    ///
+    /// # Errors
+    /// Those of [`StreamContent::poll_read`].
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(())) };
+        while self.chunk.is_empty() {
+            self.chunk = match self.ahead.pop_front() {
+                Some(chunk) => chunk,
+                None => match ready!(recv.poll_data(cx)) {
+                    Some(chunk) => chunk.map_err(to_io_error)?,
+                    None => break,
+                },
+            };
+        }
         Poll::Ready(Ok(()))
     }
 
