@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process, kill_process_group};
 
-use crate::support::gateway::Dir;
+use crate::support::gateway::{Dir, PROGRAM};
 use crate::support::program::{Program, Stage, counted, err, out};
 use crate::support::*;
 
@@ -258,6 +258,26 @@ fn who_reads_a_programs_output_waits_for_the_program_alone() {
     let mut rest = String::new();
     // It ends though the gateway that was started with it runs on for the other.
     starter.child.stderr.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert_eq!(stage.gateways().len(), 1);
+    drop(other);
+    stage.no_gateway_is_left();
+}
+
+#[test]
+fn a_lock_of_a_job_is_free_when_its_program_has_ended() {
+    let stage = Stage::new(&counted());
+    let lock = stage.dir.path().join("job.lock");
+    let locked = |words: &[&str]| {
+        let mut flock = Command::new("flock");
+        flock.arg("-n").arg(&lock).args(words).current_dir(stage.dir.path()).env("HOME", stage.dir.path());
+        flock
+    };
+    let mut job = locked(&[PROGRAM, "exec", "--", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+    eventually("its gateway", || stage.gateways().len() == 1);
+    let other = stage.waiting();
+    drop(job.stdin.take());
+    assert!(job.wait().unwrap().success());
+    assert!(locked(&["true"]).status().unwrap().success(), "the gateway runs on for the other program");
     assert_eq!(stage.gateways().len(), 1);
     drop(other);
     stage.no_gateway_is_left();

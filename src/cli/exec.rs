@@ -80,6 +80,11 @@ enum Role {
 /// Without `--role` it does what the user asked for; the roles are for processes that it starts
 /// itself.
 pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
+    if let Some(Role::Starter | Role::WatcherStarter | Role::RelayStarter) = arguments.role {
+        // What the program has open besides (the lock of a job, a pipe) would stay open as long as the process that
+        // is started now. The program itself keeps it.
+        close_fds::set_fds_cloexec(3, &[]);
+    }
     match arguments.role {
         Some(Role::Starter) => discover::run_starter(config_arg),
         Some(Role::Gateway) => daemon::run(config_arg),
