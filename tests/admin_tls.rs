@@ -178,6 +178,35 @@ fn a_renewed_certificate_is_shown_after_a_reload_and_open_connections_go_on() {
 }
 
 #[test]
+fn a_listener_that_a_reload_does_not_move_keeps_its_tls_and_one_without_gets_none() {
+    let locks = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let pair = "tls = { cert = \"admin.pem\", key = \"admin.key\" }\n";
+    let secured = Secured::start(UNLIMITED, &format!("[locks]\nlisten = \"{locks}\"\n{pair}"));
+    let (gateway, plain) = (&secured.gateway, secured.toml.replace(pair, ""));
+    let elsewhere = |toml: &str| {
+        let moved = |toml: String, at: SocketAddr| toml.replace(&at.to_string(), &format!("127.0.0.1:{}", free_port()));
+        [secured.admin, locks].into_iter().fold(toml.to_owned(), moved)
+    };
+    let speak_tls = || {
+        secured.connect(&secured.authority).shown();
+        Caller::connect(locks).into_tls("localhost", &secured.authority).shown();
+    };
+    assert!(gateway.reload(&elsewhere(&plain)));
+    for section in ["[admin]", "[locks]"] {
+        assert!(gateway.stderr().contains(&format!("{section} stays as it was")), "{}", gateway.stderr());
+    }
+    speak_tls();
+    // The next reload compares the file with what is in force.
+    assert!(gateway.reload(&secured.toml));
+    speak_tls();
+    assert!(!gateway.stderr().contains("tls is changed"), "{}", gateway.stderr());
+    assert!(gateway.reload(&plain));
+    assert!(gateway.reload(&elsewhere(&secured.toml)));
+    assert_eq!(crate::admin::json(secured.admin, "/healthz")["status"], "ok");
+    assert_eq!(crate::admin::ask(locks, "GET", "/locks/r/none", "").status, 404);
+}
+
+#[test]
 fn a_process_that_takes_over_serves_tls_at_the_same_address() {
     let secured = Secured::start(UNLIMITED, "");
     let get = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", secured.admin);

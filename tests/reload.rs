@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::admin::{queued, watched};
 use crate::parents::{fine, parent};
+use crate::support::gateway::Dir;
 use crate::support::parent::{Act, Parent};
 use crate::support::stage::connect;
+use crate::support::zmtp::{Peer, greeting, ready};
 use crate::support::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -131,6 +133,21 @@ fn listeners_come_and_go_and_no_connection_is_lost() {
     );
     assert!(gateway.reload(&wide), "{}", gateway.stderr());
     assert_eq!(Caller::connect(([127, 0, 0, 1], two).into()).send(get(&origin, "/5")).answer().status, 200);
+}
+
+#[test]
+fn a_zmq_listener_that_other_machines_reach_wants_passwords_though_a_reload_drops_them() {
+    let dir = Dir::new();
+    dir.write("users", &format!("anna:{}\n", bcrypt::hash("secret", 4).unwrap()));
+    let (port, rules) = (free_port(), limit(9, "1h", ""));
+    let zmq = |listen: String| format!("{rules}[zmq]\nlisten = \"tcp://{listen}\"\nlimit = \"the-limit\"\n");
+    let gateway = Gateway::start_in(dir, &format!("{}[access]\nusers = \"users\"\n", zmq(format!("*:{port}"))));
+    assert!(gateway.reload(&zmq(format!("127.0.0.1:{}", free_port()))));
+    gateway.complains("[zmq] listen stays as it was");
+    let mut null = Peer::connect(([127, 0, 0, 1], port).into());
+    null.pour(&[greeting(3, "NULL"), ready("REQ")].concat());
+    null.expect_end();
+    gateway.complains("requires PLAIN");
 }
 
 #[test]

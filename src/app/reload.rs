@@ -210,7 +210,7 @@ impl Reloader {
         let configured = (settings.listen.clone(), settings.transparent.clone());
         settings.bound_to(&bind_plan.bound());
         let parts = self.parts(&settings, before).await?;
-        let tls = self.tls.prepare(&settings)?;
+        let tls = self.tls.prepare(&settings, before)?;
         let export = self.exports.prepare(settings.metrics_export.as_ref()).await.map_err(Error::MetricsExport)?;
 
         // From here on nothing can fail.

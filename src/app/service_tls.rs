@@ -13,8 +13,8 @@ pub(super) struct ServiceTls {
     pub(super) locks: Arc<ListenerTls>,
 }
 
-/// TLS of both listeners that a reload is about to put in force; `None`: the file has no such section any more, and its
-/// listener stays as it is.
+/// TLS of both listeners that a reload is about to put in force; `None`: the file no longer names the listener, which
+/// stays as it is.
 pub(super) struct PreparedServiceTls {
     admin: Option<PreparedTls>,
     locks: Option<PreparedTls>,
@@ -24,17 +24,23 @@ impl ServiceTls {
     /// # Errors
     /// If a key and its certificate do not match, or the system has no random numbers.
     pub(super) fn new(settings: &Settings) -> Result<ServiceTls, identity::Error> {
-        let (admin, locks) = identities(settings);
-        let tls = |identity: Option<Option<Identity>>| ListenerTls::new(identity.flatten()).map(Arc::new);
+        let tls = |identity: Option<&Identity>| ListenerTls::new(identity.cloned()).map(Arc::new);
+        let admin = settings.admin.as_ref().and_then(|admin| admin.tls.as_ref());
+        let locks = settings.locks.as_ref().and_then(|locks| locks.tls.as_ref());
         Ok(ServiceTls { admin: tls(admin)?, locks: tls(locks)? })
     }
 
-    /// Prepares the certificates of new settings; changes nothing.
+    /// Prepares the certificates of new settings; changes nothing. `before`: the settings in force, which name the
+    /// listeners that are open.
     ///
     /// # Errors
     /// As [`ServiceTls::new`].
-    pub(super) fn prepare(&self, settings: &Settings) -> Result<PreparedServiceTls, identity::Error> {
-        let (admin, locks) = identities(settings);
+    pub(super) fn prepare(
+        &self,
+        settings: &Settings,
+        before: &Settings,
+    ) -> Result<PreparedServiceTls, identity::Error> {
+        let (admin, locks) = (settings.renewed_admin_tls(before), settings.renewed_locks_tls(before));
         Ok(PreparedServiceTls {
             admin: admin.map(|identity| self.admin.prepare(identity)).transpose()?,
             locks: locks.map(|identity| self.locks.prepare(identity)).transpose()?,
@@ -47,10 +53,4 @@ impl ServiceTls {
             prepared.into_iter().for_each(|prepared| tls.replace(prepared));
         }
     }
-}
-
-/// Certificates of the two sections, if the file has these.
-fn identities(settings: &Settings) -> (Option<Option<Identity>>, Option<Option<Identity>>) {
-    let admin = settings.admin.as_ref().map(|admin| admin.tls.clone());
-    (admin, settings.locks.as_ref().map(|locks| locks.tls.clone()))
 }

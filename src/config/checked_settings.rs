@@ -98,7 +98,9 @@ pub struct Admin {
     /// User names and bcrypt hashes; `None`, which is allowed on loopback alone: no password is
     /// needed.
     pub users: Option<Vec<(String, String)>>,
-    /// Certificate of the listener; `None`: it speaks plain HTTP. A reload replaces it, and nothing else of the section.
+    /// Certificate of the listener; `None`: it speaks plain HTTP.
+    ///
+    /// A reload replaces it, unless `listen` is another, and nothing else of the section.
     pub tls: Option<Identity>,
 }
 
@@ -170,11 +172,24 @@ impl Settings {
     pub fn keep_fixed(&mut self, before: &Settings) {
         self.gate.state.clone_from(&before.gate.state);
         self.gate.store.clone_from(&before.gate.store);
-        let tls = self.admin.take().map(|admin| admin.tls);
+        let tls = self.renewed_admin_tls(before);
         self.admin = before.admin.clone().map(|admin| Admin { tls: tls.unwrap_or(admin.tls), ..admin });
-        let tls = self.locks.take().map(|locks| locks.tls);
+        let tls = self.renewed_locks_tls(before);
         self.locks = before.locks.clone().map(|locks| Locks { tls: tls.unwrap_or(locks.tls), ..locks });
         self.zmq.clone_from(&before.zmq);
+    }
+
+    /// `tls` for the admin listener that is open. `None`: these settings do not name it, and it keeps its own, as the
+    /// `tls` of another address may be less than this one needs.
+    pub fn renewed_admin_tls(&self, before: &Settings) -> Option<Option<Identity>> {
+        let (admin, open) = self.admin.as_ref().zip(before.admin.as_ref())?;
+        (admin.listen == open.listen).then(|| admin.tls.clone())
+    }
+
+    /// As [`Settings::renewed_admin_tls`], for the listener of the lock service.
+    pub fn renewed_locks_tls(&self, before: &Settings) -> Option<Option<Identity>> {
+        let (locks, open) = self.locks.as_ref().zip(before.locks.as_ref())?;
+        (locks.listen == open.listen).then(|| locks.tls.clone())
     }
 
     /// Addresses to listen on for callers: those of the proxy, and then those for redirected connections.

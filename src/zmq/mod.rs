@@ -200,7 +200,7 @@ impl AcceptLoop {
             Ok(stream) => {
                 let program = Arc::new(ProgramPeer::new(Arc::clone(&self.current), peer, PROTOCOL));
                 let (current, drain) = (Arc::clone(&self.current), self.shared.drain.clone());
-                let conn = PeerConn::new(stream, program, current, drain, Rc::clone(&self.faults));
+                let conn = PeerConn::new(stream, self.stats.address, program, current, drain, Rc::clone(&self.faults));
                 spawn_local(serve(conn, guard, token));
             }
             Err(error) => tracing::warn!(%error, "an accepted connection could not be registered with the runtime"),

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::future::{Future, pending, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -66,6 +67,8 @@ impl From<ProtocolError> for ConnEnd {
 /// Connection of a peer.
 pub(super) struct PeerConn {
     stream: TcpStream,
+    /// Bound address of the listener that accepted the connection.
+    listener: SocketAddr,
     /// The peer, shared with its asks.
     program: Arc<ProgramPeer>,
     /// Configuration in force, which says if passwords are required.
@@ -80,9 +83,10 @@ pub(super) struct PeerConn {
 }
 
 impl PeerConn {
-    /// A connection on which nothing was read or sent.
+    /// A connection on which nothing was read or sent. `listener`: bound address of its listener.
     pub(super) fn new(
         stream: TcpStream,
+        listener: SocketAddr,
         program: Arc<ProgramPeer>,
         current: Arc<CurrentSnapshot>,
         drain: Drain,
@@ -90,7 +94,7 @@ impl PeerConn {
     ) -> PeerConn {
         let clock = current.snapshot().clock();
         let (input, output) = (BytesMut::new(), Vec::new());
-        PeerConn { stream, program, current, drain, faults, clock, input, output }
+        PeerConn { stream, listener, program, current, drain, faults, clock, input, output }
     }
 
     /// Serves the peer until its connection ends.
@@ -120,9 +124,7 @@ impl PeerConn {
     }
 
     async fn establish(&mut self) -> Result<(), ConnEnd> {
-        let required = self.current.snapshot().asks_for_passwords();
-        let mechanism = if required { Mechanism::Plain } else { Mechanism::Null };
-        let mut handshake = Handshake::begin(mechanism, &mut self.output);
+        let mut handshake = Handshake::begin(self.mechanism(), &mut self.output);
         loop {
             let advanced = handshake.advance(&mut self.input, &mut self.output);
             match advanced {
@@ -151,6 +153,13 @@ impl PeerConn {
                 }
             }
         }
+    }
+
+    /// Mechanism that the peer must use. Beyond loopback that is PLAIN, though there may be no users any more: a reload
+    /// can drop them, and cannot move the listener to loopback. Then no peer is let in.
+    fn mechanism(&self) -> Mechanism {
+        let required = self.current.snapshot().asks_for_passwords() || !self.listener.ip().is_loopback();
+        if required { Mechanism::Plain } else { Mechanism::Null }
     }
 
     /// Events of the socket that are waited for.

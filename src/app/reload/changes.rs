@@ -7,6 +7,7 @@ use crate::config::{Admin, Locks, Settings, changed_limits};
 use crate::gate::Gate;
 use crate::locker::{LimitId, ReloadSummary};
 use crate::proxy::claims::Rule;
+use crate::tls::identity::Identity;
 
 /// Result of a reload.
 pub(in crate::app) struct AppliedChanges {
@@ -79,9 +80,10 @@ pub(super) struct OtherChanges {
     sections: Vec<&'static str>,
 }
 
-/// True if a part of a section has changed that the file had before, and has now.
-fn changed<S, T: PartialEq>(before: Option<&S>, after: Option<&S>, part: impl Fn(&S) -> &T) -> bool {
-    before.zip(after).is_some_and(|(before, after)| part(before) != part(after))
+/// True if an open listener gets another certificate, the first one, or none. `renewed`: see
+/// [`Settings::renewed_admin_tls`].
+fn is_renewed(before: Option<&Option<Identity>>, renewed: Option<Option<Identity>>) -> bool {
+    renewed.is_some_and(|renewed| before != Some(&renewed))
 }
 
 impl OtherChanges {
@@ -121,8 +123,8 @@ impl OtherChanges {
             ),
             ("[timeouts]", old.timeouts != new.timeouts),
             ("[http]", old.pool.response_head != new.pool.response_head || old.via_to_origins != new.via_to_origins),
-            ("[admin] tls", changed(before.admin.as_ref(), after.admin.as_ref(), |admin| &admin.tls)),
-            ("[locks] tls", changed(before.locks.as_ref(), after.locks.as_ref(), |locks| &locks.tls)),
+            ("[admin] tls", is_renewed(before.admin.as_ref().map(|admin| &admin.tls), after.renewed_admin_tls(before))),
+            ("[locks] tls", is_renewed(before.locks.as_ref().map(|locks| &locks.tls), after.renewed_locks_tls(before))),
             ("[zmq]", old.asks != new.asks),
             ("[trace]", old.trace != new.trace || before.metrics_export != after.metrics_export),
             ("[log]", before.log != after.log || old.access_log != new.access_log),
