@@ -151,6 +151,45 @@ fn a_waiter_that_hangs_up_is_forgotten() {
 }
 
 #[test]
+fn waiters_hold_no_memory_for_the_heads_and_contents_of_their_requests() {
+    const WAITERS: usize = 200;
+    let (gateway, addr) = locking();
+    take(addr, "r", 0.0, 600.0);
+    let fields: String = (0..15).map(|number| format!("X-{number}: {}\r\n", "x".repeat(4000))).collect();
+    let body = wish(600.0, 600.0) + &" ".repeat(60 << 10);
+    let length = body.len();
+    let request = format!("POST /locks/r HTTP/1.1\r\nHost: {addr}\r\nContent-Length: {length}\r\n{fields}\r\n{body}");
+    let before = gateway.memory_kib();
+    let _waiting: Vec<Caller> = (0..WAITERS)
+        .map(|number| {
+            let mut caller = Caller::connect(addr);
+            caller.send(&request);
+            eventually("it waits", || locks(addr, "r").len() == number + 2);
+            caller
+        })
+        .collect();
+    let grown = gateway.memory_kib() - before;
+    // Each connection keeps its buffer, into which both were read in turn.
+    assert!(grown < 128 * WAITERS as u64, "{grown} KiB for {WAITERS} waiters");
+}
+
+#[test]
+fn a_head_of_64_kib_is_too_large_and_so_is_a_host_that_is_none() {
+    let (_gateway, addr) = locking();
+    let mut caller = Caller::connect(addr);
+    let head = format!("GET /locks/r/uid HTTP/1.1\r\nHost: {addr}\r\nX: ");
+    caller.send(head.clone() + &"x".repeat((64 << 10) - head.len()));
+    assert_eq!(caller.answer().status, 431);
+    let body = wish(0.0, 60.0);
+    let mut caller = Caller::connect(addr);
+    let (length, host) = (body.len(), format!("127.0.0.1:{}", "1".repeat(1000)));
+    caller.send(format!(
+        "POST /locks/r HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    ));
+    assert_eq!(caller.answer_to("POST").status, 400);
+}
+
+#[test]
 fn operators_see_all_locks_and_end_them_and_nobody_else_does() {
     let (_gateway, addr) = locking();
     for (method, path) in

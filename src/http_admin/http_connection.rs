@@ -40,6 +40,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// content in memory.
 const MAX_STREAMS: u32 = 32;
 
+/// Maximum length of a head of HTTP/1, in bytes: that of heads to the proxy. Browsers send the cookies of all ports of
+/// the address. Contents and responses may be longer.
+const MAX_HEAD: usize = 64 << 10;
+
 /// Protection of the connection that a request came by: an extension of each request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransportSecurity {
@@ -59,7 +63,7 @@ pub(super) struct HttpServer {
 impl HttpServer {
     pub(super) fn new() -> HttpServer {
         let mut http1 = http1::Builder::new();
-        http1.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
+        http1.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT).max_buf_size(MAX_HEAD);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
         http2.keep_alive_interval(PING_TIMEOUT).keep_alive_timeout(PING_TIMEOUT);

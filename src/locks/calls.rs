@@ -35,6 +35,8 @@ use crate::locker::RefusalReason;
 const LONGEST_NAME: usize = 255;
 /// A choice: a title is a sentence for people.
 const LONGEST_TITLE: usize = 1024;
+/// Most bytes of a Host: a name, and a port behind a colon.
+const LONGEST_HOST: usize = LONGEST_NAME + 6;
 
 /// Middleware that refuses requests from web pages: cross-origin (403) and DNS rebinding (421).
 pub(super) async fn reject_browsers(State(api): State<Arc<LockApi>>, request: Request, next: Next) -> Response {
@@ -127,7 +129,7 @@ impl Drop for WaitGuard<'_> {
 /// `Location`; 408 if it was held all that time, 409 if an operator ended the wait, 503 if the
 /// service closes or is full.
 ///
-/// 400 for an invalid name or body. A caller that hangs up while it waits leaves the queue.
+/// 400 for an invalid name, body or Host. A caller that hangs up while it waits leaves the queue.
 pub(super) async fn take(
     State(api): State<Arc<LockApi>>,
     Extension(transport): Extension<TransportSecurity>,
@@ -135,11 +137,13 @@ pub(super) async fn take(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let base = base_url(transport, &headers);
-    let request = match lock_request(resource, &body) {
-        Ok(request) => request,
+    let read = base_url(transport, &headers).and_then(|base| Ok((base, lock_request(resource, &body)?)));
+    let (base, request) = match read {
+        Ok(read) => read,
         Err(why) => return problem(StatusCode::BAD_REQUEST, &why),
     };
+    // Up to 64 KiB each, which every waiter would hold: all fields are parts of one buffer.
+    drop((headers, body));
     let mut uid = [0; 16];
     if SystemRandom::new().fill(&mut uid).is_err() {
         return problem(StatusCode::INTERNAL_SERVER_ERROR, "the system has no random numbers");
@@ -167,13 +171,19 @@ pub(super) async fn take(
 }
 
 /// URL of this service as its client writes it: the scheme of the connection, and the Host of the request.
-fn base_url(transport: TransportSecurity, headers: &HeaderMap) -> String {
+///
+/// # Errors
+/// The message of the 400.
+fn base_url(transport: TransportSecurity, headers: &HeaderMap) -> Result<String, String> {
     let scheme = match transport {
         TransportSecurity::Plain => "http",
         TransportSecurity::Tls => "https",
     };
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    format!("{scheme}://{host}")
+    if host.len() > LONGEST_HOST {
+        return Err(format!("the Host has at most {LONGEST_HOST} bytes"));
+    }
+    Ok(format!("{scheme}://{host}"))
 }
 
 /// Writes the lock to the register, then answers 201; 503 if it cannot be written.
