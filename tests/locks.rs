@@ -190,6 +190,22 @@ fn a_head_of_64_kib_is_too_large_and_so_is_a_host_that_is_none() {
 }
 
 #[test]
+fn the_holder_is_listed_before_its_waiters() {
+    let (_gateway, addr) = locking();
+    let held = take(addr, "r", 0.0, 600.0);
+    let mut waiting = Vec::new();
+    for number in 0..2 {
+        waiting.push(post(addr, "r", &wish(600.0, 600.0)));
+        eventually("it waits", || locks(addr, "r").len() == number + 2);
+    }
+    let active = || locks(addr, "r").iter().map(|lock| lock["active"] == true).collect::<Vec<_>>();
+    assert_eq!(active(), [true, false, false]);
+    assert_eq!(status(addr, "DELETE", &held), 204);
+    assert_eq!(waiting[0].answer_to("POST").status, 201);
+    assert_eq!(active(), [true, false]);
+}
+
+#[test]
 fn operators_see_all_locks_and_end_them_and_nobody_else_does() {
     let (_gateway, addr) = locking();
     for (method, path) in

@@ -96,7 +96,7 @@ pub(super) struct LockTable {
 struct LockTableState {
     /// By id; the other maps hold ids of these alone.
     locks: HashMap<Uid, Lock>,
-    /// Ids in order of arrival.
+    /// Ids: the holder's first, then those of waiters in order of arrival.
     by_resource: BTreeMap<Arc<str>, Vec<Uid>>,
     /// Held locks by expiry.
     ends: BTreeSet<(Time, Uid)>,
@@ -217,7 +217,7 @@ impl LockTable {
         found.is_some_and(|lock| known.end(&lock))
     }
 
-    /// Locks of a resource in order of arrival.
+    /// Locks of a resource: the holder, then the waiters in order of arrival.
     pub(super) fn of(&self, resource: &str) -> Vec<Lock> {
         self.known().of(resource, self.now()).cloned().collect()
     }
@@ -280,10 +280,14 @@ fn entry(lock: &Lock) -> Option<RegisterEntry> {
 impl LockTableState {
     /// Adds the lock to all maps.
     fn insert(&mut self, lock: Lock) {
-        if let Some(ends) = lock.ends() {
-            self.ends.insert((ends, Arc::clone(&lock.uid)));
+        let uids = self.by_resource.entry(Arc::clone(&lock.request.resource)).or_default();
+        match lock.ends() {
+            Some(ends) => {
+                self.ends.insert((ends, Arc::clone(&lock.uid)));
+                uids.insert(0, Arc::clone(&lock.uid));
+            }
+            None => uids.push(Arc::clone(&lock.uid)),
         }
-        self.by_resource.entry(Arc::clone(&lock.request.resource)).or_default().push(Arc::clone(&lock.uid));
         self.locks.insert(Arc::clone(&lock.uid), lock);
     }
 
