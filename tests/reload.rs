@@ -1,9 +1,10 @@
 //! The file is read again: all of it is in force then, or nothing has changed; nobody in line or under way is lost.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::admin::{queued, watched};
+use crate::admin::{listener, metrics, queued, watched};
 use crate::parents::{fine, parent};
 use crate::support::gateway::Dir;
 use crate::support::parent::{Act, Parent};
@@ -148,6 +149,36 @@ fn a_zmq_listener_that_other_machines_reach_wants_passwords_though_a_reload_drop
     null.pour(&[greeting(3, "NULL"), ready("REQ")].concat());
     null.expect_end();
     gateway.complains("requires PLAIN");
+}
+
+#[test]
+fn a_listener_that_comes_back_is_one_in_the_metrics_with_all_its_connections() {
+    let origin = Origin::start();
+    let (admin, section) = listener();
+    let toml = |listen: &str| format!("[listen]\n{listen}\n{UNLIMITED}{section}");
+    // The port of the first is the system's choice.
+    let gateway = Gateway::start(&toml("proxy = \"127.0.0.1:0\""));
+    let (one, two) = (gateway.addr, SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let connections = || metrics(admin).get(&format!("lockgate_listener_connections{{listener=\"{one}\"}}")).copied();
+    let mut callers = Vec::new();
+    for there in [two, one] {
+        let mut caller = gateway.caller();
+        assert_eq!(caller.send(get(&origin, "/")).answer().status, 200);
+        callers.push(caller);
+        for listen in [
+            format!("proxy = \"{there}\""),
+            format!("proxy = \"{two}\"\ntransparent = [\"{one}\"]"),
+            format!("proxy = \"{one}\""),
+        ] {
+            assert!(gateway.reload(&toml(&listen)), "{listen}");
+            assert_eq!(connections(), Some(callers.len() as f64), "{listen}");
+        }
+    }
+    callers.clear();
+    eventually("all connections have ended", || connections() == Some(0.0));
+    let mut caller = gateway.caller();
+    assert_eq!(caller.send(get(&origin, "/")).answer().status, 200);
+    assert_eq!(connections(), Some(1.0));
 }
 
 #[test]

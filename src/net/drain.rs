@@ -35,7 +35,7 @@ struct DrainState {
     phase: AtomicU8,
     /// True from [`Drain::start_lame_duck`] on, also after [`Drain::start`].
     lame_duck: AtomicBool,
-    /// Counters of listeners that are open or have connections left.
+    /// Counters of listeners that are open or have connections left, one for each address.
     listeners: Mutex<Vec<Arc<ListenerStats>>>,
     /// Notified when the phase changes, and when a count reaches zero while draining.
     changed: Notify,
@@ -135,11 +135,16 @@ impl Drain {
         ConnGuard { shared: Arc::clone(&self.shared), listener: Some(Arc::clone(listener)) }
     }
 
-    /// Adds counters for a listener.
+    /// Adds counters for a listener that is opened; those of its address go on, so that each address has one set.
     pub fn add_listener(&self, listener: ListenAddress) -> Arc<ListenerStats> {
-        let listener = Arc::new(ListenerStats::new(listener));
-        self.shared.listeners().push(Arc::clone(&listener));
-        listener
+        let mut listeners = self.shared.listeners();
+        let known = listeners.iter_mut().find(|known| known.address == listener.address);
+        let added = Arc::new(ListenerStats::new(listener, known.as_deref().map(AsRef::as_ref)));
+        match known {
+            Some(known) => *known = Arc::clone(&added),
+            None => listeners.push(Arc::clone(&added)),
+        }
+        added
     }
 
     /// Counters of the listeners that are open, or closed with connections left.

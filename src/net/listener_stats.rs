@@ -4,11 +4,13 @@
 //! by a connection in between.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::listen::{ListenAddress, ListenerKind};
 
-/// Counters of one listener. They live until it is closed and its last connection has ended.
+/// Counters of one listener. They live until it is closed and its last connection has ended, and go on if a listener of
+/// the same address is opened before.
 ///
 /// Shared by the listener, the guards of its connections, and the metrics.
 #[derive(Debug)]
@@ -17,8 +19,15 @@ pub struct ListenerStats {
     pub address: SocketAddr,
     /// Kind of the listener.
     pub kind: ListenerKind,
-    /// True once the listener accepts no more.
-    closed: AtomicBool,
+    counters: Arc<AddressCounters>,
+}
+
+/// Counters of all listeners of one address: a reload may open one before it closes another, or while connections of a
+/// closed one are left.
+#[derive(Default, Debug)]
+struct AddressCounters {
+    /// Listeners that accept.
+    open: AtomicUsize,
     /// Open connections.
     active: AtomicUsize,
     /// Connections accepted and not rejected.
@@ -43,27 +52,25 @@ pub enum ConnRejectReason {
 }
 
 impl ListenerStats {
-    pub(super) fn new(listener: ListenAddress) -> ListenerStats {
-        ListenerStats {
-            address: listener.address,
-            kind: listener.kind,
-            closed: AtomicBool::default(),
-            active: AtomicUsize::default(),
-            accepted: AtomicU64::default(),
-            not_allowed: AtomicU64::default(),
-            too_many: AtomicU64::default(),
-            no_proxy_header: AtomicU64::default(),
-        }
+    /// Counters of a listener that is opened. `before`: those of a listener that has, or had, the same address.
+    pub(super) fn new(listener: ListenAddress, before: Option<&ListenerStats>) -> ListenerStats {
+        debug_assert!(
+            before.is_none_or(|before| before.address == listener.address),
+            "counters are those of one address"
+        );
+        let counters = before.map(|before| Arc::clone(&before.counters)).unwrap_or_default();
+        counters.open.fetch_add(1, Ordering::Relaxed);
+        ListenerStats { address: listener.address, kind: listener.kind, counters }
     }
 
     /// Number of open connections.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        self.counters.active.load(Ordering::Relaxed)
     }
 
     /// Number of connections accepted since the start, without rejected ones.
     pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
+        self.counters.accepted.load(Ordering::Relaxed)
     }
 
     /// Counts a rejected connection.
@@ -72,9 +79,9 @@ impl ListenerStats {
     /// header: they were open until then.
     pub fn count_rejected(&self, reason: ConnRejectReason) {
         let count = match reason {
-            ConnRejectReason::NotAllowed => &self.not_allowed,
-            ConnRejectReason::TooMany => &self.too_many,
-            ConnRejectReason::NoProxyHeader => &self.no_proxy_header,
+            ConnRejectReason::NotAllowed => &self.counters.not_allowed,
+            ConnRejectReason::TooMany => &self.counters.too_many,
+            ConnRejectReason::NoProxyHeader => &self.counters.no_proxy_header,
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
@@ -82,31 +89,31 @@ impl ListenerStats {
     /// Number of rejected connections, by the metric's label of the reason.
     pub fn rejected(&self) -> [(&'static str, u64); 3] {
         let counters = [
-            ("not_allowed", &self.not_allowed),
-            ("too_many", &self.too_many),
-            ("no_proxy_header", &self.no_proxy_header),
+            ("not_allowed", &self.counters.not_allowed),
+            ("too_many", &self.counters.too_many),
+            ("no_proxy_header", &self.counters.no_proxy_header),
         ];
         counters.map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
     }
 
-    /// Marks the listener as closed: no connections are added.
+    /// Marks the listener as closed: it adds no connections. Called once.
     pub fn mark_closed(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// True if the listener is closed and its last connection has ended.
+    /// True if no listener of the address is open, and the last connection has ended.
     pub(super) fn is_finished(&self) -> bool {
-        self.closed.load(Ordering::Relaxed) && self.active() == 0
+        self.counters.open.load(Ordering::Relaxed) == 0 && self.active() == 0
     }
 
     /// Counts an accepted connection, as open and in the total.
     pub(super) fn connection_opened(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::Relaxed);
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        self.counters.active.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts the end of a connection that was counted before.
     pub(super) fn connection_closed(&self) {
-        self.active.fetch_sub(1, Ordering::Relaxed);
+        self.counters.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
