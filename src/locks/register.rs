@@ -7,8 +7,9 @@
 //! next line and skipped by the reader.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, rename};
+use std::fs::{File, OpenOptions, Permissions, rename};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ const FILE: &str = "locks.jsonl";
 /// Lines beyond twice the held locks at which the file is rewritten: each line is written at most
 /// twice on average.
 const SLACK: usize = 10_000;
+/// Mode of the file, whatever that of the folder: the id of a lock is a secret of its holder.
+const MODE: u32 = 0o600;
 /// Beginnings of a line. Neither occurs elsewhere in one: quotes within JSON strings are escaped.
 const BEGINNINGS: [&[u8]; 2] = [b"{\"held\":", b"{\"ended\":"];
 
@@ -112,7 +115,10 @@ impl Register {
             // A full disk may still have room for a line.
             Err(error) if !is_new => {
                 tracing::warn!(%error, file = %path.display(), "cannot rewrite the lock register");
-                (OpenOptions::new().append(true).open(&path).map_err(named)?, None, lines)
+                let file = OpenOptions::new().append(true).open(&path).map_err(named)?;
+                // An earlier version gave it another mode.
+                file.set_permissions(Permissions::from_mode(MODE)).map_err(named)?;
+                (file, None, lines)
             }
             Err(error) => return Err(named(error)),
         };
@@ -210,8 +216,9 @@ impl Rewrite {
             serde_json::to_writer(&mut text, &RegisterLine::Held(entry.clone())).map_err(io::Error::other)?;
             text.push(b'\n');
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(self.beside())?;
-        // A process may have died while writing it.
+        let mut file = OpenOptions::new().create(true).append(true).mode(MODE).open(self.beside())?;
+        // A process may have died while writing it, one of an earlier version with another mode.
+        file.set_permissions(Permissions::from_mode(MODE))?;
         file.set_len(0)?;
         file.write_all(&text)?;
         // Without it a loss of power may leave the name with an empty file.

@@ -1,5 +1,8 @@
 //! A register whose disk fails: no lock that was given is forgotten, and none that was not given is held.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 
 fn entry(uid: &str) -> RegisterEntry {
@@ -131,6 +134,31 @@ fn what_was_held_is_known_again_and_what_was_not_finished_is_not() {
     OpenOptions::new().append(true).open(dir.join(FILE)).unwrap().write_all(b"{\"held\":{\"ui").unwrap();
     let (register, left) = Register::open(&dir).unwrap();
     assert_eq!((left, register.lines), (vec![entry("a"), entry("c")], 2));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn no_other_user_of_the_machine_can_read_the_ids() {
+    let dir = folder("private");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+    let exposed = |name: &str| {
+        let path = dir.join(FILE).with_extension(name);
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    };
+    let is_private = || std::fs::metadata(dir.join(FILE)).unwrap().permissions().mode() & 0o077 == 0;
+    Register::open(&dir).unwrap().0.begin(&entry("a")).unwrap();
+    assert!(is_private());
+    // A process died while it wrote the new file.
+    exposed("new");
+    Register::open(&dir).unwrap().0.begin(&entry("b")).unwrap();
+    assert!(is_private());
+    // The file of an earlier version cannot be written anew.
+    exposed("jsonl");
+    std::fs::create_dir(dir.join(FILE).with_extension("new")).unwrap();
+    Register::open(&dir).unwrap().0.begin(&entry("c")).unwrap();
+    assert!(is_private());
     std::fs::remove_dir_all(dir).unwrap();
 }
 
