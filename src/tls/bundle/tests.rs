@@ -4,6 +4,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
 use super::*;
 use std::os::unix::fs::PermissionsExt;
+use std::thread;
 
 /// Temporary folder with an authority in it.
 struct BundleDir(PathBuf);
@@ -207,4 +208,26 @@ fn a_folder_that_cannot_be_written_is_named() {
     let file = folder.put("a-file", &root("no folder"));
     let told = Bundle::write(&folder.0, &file, &Inherited::default()).unwrap_err().to_string();
     assert!(told.starts_with(&format!("cannot write {}", file.display())), "{told}");
+}
+
+#[test]
+fn writers_with_one_process_id_leave_one_whole_content() {
+    let folder = BundleDir::new("writers");
+    let path = folder.0.join("file");
+    let contents = [b'a', b'b'].map(|byte| vec![byte; 1 << 20]);
+    write_atomically(&path, &contents[0]).unwrap();
+    thread::scope(|scope| {
+        // Threads stand in for processes of several containers, where each has the id 1.
+        let (path, contents) = (&path, &contents);
+        // A content that is there already is not written again.
+        let write =
+            |first: usize| (first..first + 200).for_each(|at| write_atomically(path, &contents[at % 2]).unwrap());
+        let writers = [0, 1].map(|first| scope.spawn(move || write(first)));
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            let found = fs::read(path).unwrap();
+            assert!(contents.contains(&found), "{} bytes are part of both contents, or of one", found.len());
+        }
+    });
+    let left = fs::read_dir(&folder.0).unwrap().count();
+    assert_eq!(left, 2, "the file and the authority alone");
 }
