@@ -82,11 +82,13 @@ fn row(limit: &Value) -> String {
     })
 }
 
-/// Use and bound of the fullest window: of its slots or of its requests in flight, whichever is nearer to its bound.
+/// Use and bound of the fullest window: of its slots or of its requests in flight, whichever is nearer to its bound; of
+/// equals that of its slots, as the script shows it.
 fn fullest(limit: &Value) -> (f64, f64) {
     let bound = |taken: &str, most: &str| Some((limit[taken].as_f64()?, limit[most].as_f64()?));
     let bounds = [bound("taken", "requests"), bound("in_flight_taken", "in_flight")].into_iter().flatten();
-    bounds.max_by(|one, other| (one.0 * other.1).total_cmp(&(other.0 * one.1))).unwrap_or((0.0, 0.0))
+    // `max_by` takes the last of equals.
+    bounds.rev().max_by(|one, other| (one.0 * other.1).total_cmp(&(other.0 * one.1))).unwrap_or((0.0, 0.0))
 }
 
 /// Rule of a limit, such as `5 per 1s, 10 in flight (dry run)`.
@@ -217,6 +219,13 @@ mod tests {
         assert!(row.contains("&lt;b&gt;{{rows}}&quot;&amp;&#39;") && !row.contains("<b>"), "{row}");
         assert!(row.contains("5 per 800ms") && row.contains("2 of 5") && row.contains("width=\"40.0\""), "{row}");
         assert!(!words().contains('<'));
+    }
+
+    #[test]
+    fn of_two_bounds_that_are_equally_near_the_slots_are_shown_as_the_script_does() {
+        let limit = json!({ "name": "a", "requests": 5, "per_ms": 800.0, "taken": 0, "in_flight": 20,
+            "in_flight_taken": 0, "condition": "idle" });
+        assert!(row(&limit).contains("0 of 5"), "{}", row(&limit));
     }
 
     #[test]

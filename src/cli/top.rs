@@ -291,13 +291,14 @@ fn describe_rule(limit: &Value) -> String {
     [rate, in_flight, dry_run].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// Fill level of the fullest window, by the nearer of its two bounds (slots, in flight).
+/// Fill level of the fullest window, by the nearer of its two bounds (slots, in flight); of equals by its slots.
 ///
 /// For instance `████░░░░░░ 2 of 5`; `-` for a limit without bounds.
 fn fullest_window(limit: &Value) -> String {
     let used = |held: &str, most: &str| Some((limit["fullest"][held].as_u64().unwrap_or(0), limit[most].as_u64()?));
     let bounds = [used("taken", "requests"), used("in_flight", "in_flight")].into_iter().flatten();
-    let nearest = bounds.max_by(|one, other| (one.0 * other.1).cmp(&(other.0 * one.1)));
+    // `max_by` takes the last of equals.
+    let nearest = bounds.rev().max_by(|one, other| (one.0 * other.1).cmp(&(other.0 * one.1)));
     let Some((taken, most)) = nearest else { return "-".to_owned() };
     let filled = usize::try_from((taken * 10).checked_div(most).unwrap_or(0).min(10)).unwrap_or(10);
     format!("{}{} {taken} of {most}", "█".repeat(filled), "░".repeat(10 - filled))
@@ -331,6 +332,7 @@ mod tests {
         assert_eq!(describe_rule(&limit), "50 per 90s, 4 in flight, dry run");
         assert_eq!(fullest_window(&limit), "███████░░░ 3 of 4", "three quarters are nearer than a fifth");
         assert_eq!(fullest_window(&json!({ "requests": 5, "in_flight": null, "fullest": null })), "░░░░░░░░░░ 0 of 5");
+        assert_eq!(fullest_window(&json!({ "requests": 5, "in_flight": 20, "fullest": null })), "░░░░░░░░░░ 0 of 5");
         assert_eq!(format_millis(&json!(800.0)), "800ms");
     }
 }
