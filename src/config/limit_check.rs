@@ -81,8 +81,8 @@ fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
         }
         if name != wish {
             let message = format!(
-                "another limit is named {wish:?}, so this one is {name:?} by its place in the file: without the other it \
-                 would take over its name and counts"
+                "another limit is named {wish:?}, so this one is named {name:?} by its place in the file; if the other is \
+                 removed, it takes over that name with its counts"
             );
             reports.warn(&limit.span, message, "give this limit a name");
         }
