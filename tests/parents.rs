@@ -91,7 +91,7 @@ fn https_in_an_opened_tunnel_speaks_http_2_to_its_origin_through_the_parent() {
     let toml = counted(1000, "1s", "") + &parent(&["localhost"], &[proxy.url("http")], "");
     let stage = before.gateway(&toml, &[origin.port()]);
     let to = format!("localhost:{}", origin.port());
-    // By one connection of the caller: threads have tunnels of their own.
+    // One connection of the caller: threads have tunnels of their own.
     let mut caller = stage.opened(&to);
     for path in ["/1", "/2"] {
         assert_eq!(caller.send(get(&to, path)).answer().status, 200);

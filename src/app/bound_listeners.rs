@@ -157,7 +157,7 @@ impl Listeners {
     fn take_inherited(&self, configured: SocketAddr) -> Option<TcpListener> {
         let mut inherited = self.inherited.borrow_mut();
         let at = inherited.iter().position(|(known, _)| *known == configured)?;
-        // Those of one address stay in order: with port 0 several are configured alike.
+        // Sockets of one address stay in order: with port 0 several are configured alike.
         Some(inherited.remove(at).1)
     }
 

@@ -81,8 +81,8 @@ enum Role {
 /// itself.
 pub(super) fn exec(arguments: ExecArgs, config_arg: Option<&Path>) -> ExitCode {
     if let Some(Role::Starter | Role::WatcherStarter | Role::RelayStarter) = arguments.role {
-        // What the program has open besides (the lock of a job, a pipe) would stay open as long as the process that
-        // is started now. The program itself keeps it.
+        // Files that the program has open besides (the lock of a job, a pipe) would stay open as long as the process
+        // that is started now. The program itself keeps them.
         close_fds::set_fds_cloexec(3, &[]);
     }
     match arguments.role {

@@ -231,7 +231,7 @@ fn write_private(new: &Path, old: &Path, text: &str) -> io::Result<()> {
         if (owner.uid(), owner.gid()) != (old.uid(), old.gid()) {
             fchown(&file, Some(old.uid()), Some(old.gid()))?;
         }
-        // Behind the owner: a change of it may take rights away.
+        // Set after the owner: a change of that may take rights away.
         file.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
     }
     file.write_all(text.as_bytes())?;

@@ -114,7 +114,7 @@ impl WriteQueue {
             let was = rule.persisted;
             rule.persisted = should_persist(rule);
             if was || rule.persisted {
-                // Of others the term is that of the store: its grants stay.
+                // Terms of other limits are those of the store: its grants stay.
                 rule.begin_term();
             }
             rule.catches_up = rule.persisted && begin == JournalStart::CatchUp;
