@@ -102,13 +102,13 @@ impl Queue {
     /// windows that it blocked for another check. The waiter itself stays in the slab for the
     /// caller to remove.
     pub(super) fn dequeue(&mut self, counters: &mut Counters, id: u32, reason: DequeueReason, now: Time) {
+        let is_first = first(&self.groups[self.waiters[id].group].entries).is_some_and(|(_, entry)| entry.id == id);
         if reason == DequeueReason::Left {
             self.leave_place_to_last(&mut counters.table, id);
         }
         let waiter = self.waiters.take(id);
-        let was_first = first(&self.groups[waiter.group].entries).is_some_and(|(_, entry)| entry.id == id);
         // A granted waiter is removed by the dispatch of its own group, which checks the next one itself.
-        if was_first && reason == DequeueReason::Left {
+        if is_first && reason == DequeueReason::Left {
             if let Location::Queued(window, _) | Location::Deferred(window, _) =
                 self.detach(&mut counters.table, waiter.group)
             {

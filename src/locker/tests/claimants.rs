@@ -49,3 +49,18 @@ fn a_claimant_that_has_waited_long_keeps_no_more_slots_than_it_needs() {
     assert!(send(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(500)).is_ok(), "there is a slot for each");
     wait(&mut locker, &ask(&[claim(1, 0, 1)], 2), ms(501));
 }
+
+#[test]
+fn one_behind_a_waiter_that_a_claimant_holds_back_goes_when_that_leaves_if_it_needs_less() {
+    let limits = [(10, 1000), (10, 10_000), (1, 5000)];
+    let mut locker = Locker::new(limits.map(|(requests, per)| limit(requests, per, Kind::Sliding)).to_vec());
+    assert!(send(&mut locker, &ask(&[claim(1, 0, 5), claim(2, 0, 1)], 9), ms(0)).is_ok());
+    // At 5 s it needs three of the five slots that are left.
+    wait(&mut locker, &ask(&[claim(1, 0, 3), claim(2, 0, 1)], 1), ms(1));
+    wait(&mut locker, &ask(&[claim(1, 0, 4)], 2), ms(2));
+    let first = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 4)], 3), ms(3));
+    let second = wait(&mut locker, &ask(&[claim(0, 0, 1), claim(1, 0, 1)], 3), ms(4));
+    locker.leave(first, ms(5));
+    let went: Vec<Ticket> = drain(&mut locker).into_iter().map(|(ticket, _)| ticket).collect();
+    assert_eq!(went, [second]);
+}
