@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::task::coop::unconstrained;
+use tokio::task::coop::{has_budget_remaining, unconstrained};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::timeouts::Timeout;
@@ -72,10 +72,20 @@ impl Deadline {
         }
     }
 
+    /// Polls the timer. Timers use the budget of their task, and are pending without any: then it is polled once more
+    /// outside of it, which costs more than most polls need.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.sleep.as_mut().poll(cx);
+        if polled.is_ready() || has_budget_remaining() {
+            return polled;
+        }
+        pin!(unconstrained(self.sleep.as_mut())).poll(cx)
+    }
+
     /// Ready once the deadline has passed, also for a task without budget: the work before it may use up
     /// all of it at every poll.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while pin!(unconstrained(self.sleep.as_mut())).poll(cx).is_ready() {
+        while self.poll_timer(cx).is_ready() {
             if self.due <= self.sleep.deadline() {
                 return Poll::Ready(());
             }
@@ -112,7 +122,7 @@ mod tests {
         let mut deadline = Deadline::new(Clock::start(), Duration::ZERO);
         poll_fn(|cx| deadline.poll_expired(cx)).await;
         let mut cx = Context::from_waker(Waker::noop());
-        while tokio::task::coop::has_budget_remaining() {
+        while has_budget_remaining() {
             assert!(pin!(tokio::task::coop::consume_budget()).poll(&mut cx).is_ready());
         }
         assert!(deadline.poll_expired(&mut cx).is_ready());
