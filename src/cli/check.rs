@@ -1,7 +1,8 @@
 //! `lockgate check`: validates the configuration, and explains its limits.
 //!
-//! Output: one sentence for each limit, one about tunnels if they count as requests, then `proxy.toml is valid`. Reports go to stderr. Nothing
-//! is started, bound or created, so it may run beside a gateway and in a build.
+//! Output: one sentence for each limit, one about tunnels if they count as requests, then
+//! `proxy.toml is valid`. Reports go to stderr. Nothing is started, bound or created, so it may run
+//! beside a gateway and in a build.
 
 use std::io::Write;
 use std::path::Path;

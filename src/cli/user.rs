@@ -177,7 +177,7 @@ fn hash(password: &str) -> Result<String, Error> {
 /// `Write` if the file cannot be read, `Taken` if the user exists and may not be replaced.
 fn text_with_line(path: &Path, name: &str, line: &str, existing: Existing) -> Result<String, Error> {
     let text = match std::fs::read_to_string(path) {
-        // Only the first line may have a byte order mark, and the users' line may come before it.
+        // A byte order mark may stand on the first line alone, and lines move.
         Ok(text) => text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(source) => {

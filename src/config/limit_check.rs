@@ -93,8 +93,9 @@ fn names(limits: &[LimitSection], reports: &Reports<'_>) -> Vec<Arc<str>> {
 
 /// Name for a limit from its host, if it has one alone.
 ///
-/// A host drops `*.` and writes `-` for the colon of a port: `*.example.com:8080` becomes `example.com-8080`. `None` if it
-/// has characters that no name may have, or more than 60: a number at its end must fit into the 64 of a name.
+/// A host drops `*.` and writes `-` for the colon of a port: `*.example.com:8080` becomes `example.com-8080`.
+/// `None` if it has characters that no name may have, or more than 60: a number at its end must fit into the
+/// 64 of a name.
 fn host_name(limit: &LimitSection) -> Option<String> {
     let [host] = limit.matching.hosts.as_slice() else { return None };
     let plain = host.value.text.trim_start_matches("*.").replace(':', "-");

@@ -28,7 +28,7 @@ const HTTPS: u16 = 443;
 const ANY_HOST: &str = "any host";
 
 /// Warns of each setting of the file that has less effect than it seems to. Returns a sentence about hosts of whose
-/// https requests only the tunnels are counted, if there are any: most often right, but easily overlooked.
+/// https requests only the tunnels are counted, if there are any: no warning, as that may be meant.
 ///
 /// Runs before the checks that take the limits apart, on the file as written.
 pub(super) fn lint(file: &ConfigFile, reports: &Reports<'_>) -> Option<String> {

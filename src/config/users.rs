@@ -82,7 +82,8 @@ pub(crate) fn name_on(line: &str) -> Option<&str> {
 /// True if this can be a user's name: Basic credentials end it with a colon (RFC 7617 §2), and the
 /// file begins a comment with `#`.
 ///
-/// At most 255 bytes, without blanks at its ends, and without a byte order mark before it, which would not be read back.
+/// At most 255 bytes, without blanks at its ends, and without a byte order mark before it, which
+/// would not be read back.
 pub(crate) fn is_name(name: &str) -> bool {
     let first = name.chars().next();
     let plain = !name.contains(|c: char| c == ':' || c.is_control());

@@ -98,8 +98,7 @@ impl WriteQueue {
         begin: JournalStart,
     ) -> Vec<LimitId> {
         let mut review = Vec::new();
-        let before = std::mem::take(self);
-        *self = WriteQueue { is_on: true, limits: true, ..WriteQueue::default() };
+        let before = std::mem::replace(self, WriteQueue { is_on: true, limits: true, ..WriteQueue::default() });
         match begin {
             // Windows that had no page while the disk failed have none now.
             JournalStart::Resume => {

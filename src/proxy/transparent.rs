@@ -97,9 +97,10 @@ async fn begin(
 
 /// Reads the first bytes until they tell what they are. `None`: the connection has ended without.
 ///
-/// Time: [`BEGIN_TIMEOUT`] for the method of a request line, and for the first byte to one of [`SERVER_FIRST`], after which
-/// another protocol is assumed; `[timeouts] head` for the rest. A client of TLS may connect long before it
-/// begins, as it reads its roots in between: taken for another protocol, it would be counted by its address.
+/// Time: [`BEGIN_TIMEOUT`] for the method of a request line, and for the first byte to one of [`SERVER_FIRST`],
+/// after which another protocol is assumed; `[timeouts] head` for the rest. A client of TLS may connect long
+/// before it begins, as it reads its roots in between: taken for another protocol, it would be counted by its
+/// address.
 async fn read_claim(session: &mut Session, port: u16) -> Option<FirstClaim> {
     let head_timeout = session.worker.snapshot.timeouts.head;
     let Session { conn, deadline, head, .. } = session;

@@ -46,8 +46,8 @@ const FRAME_HEADER: usize = 9;
 ///
 /// Returns when the tunnel has ended; its line in the access log is written then, with the bytes of
 /// both directions. While a ClientHello or the line of a request is held back for the check, the deadline
-/// is `[timeouts] head` instead. Returns a protocol if the caller has begun plain HTTP: the session carries its requests
-/// from then on.
+/// is `[timeouts] head` instead. Returns a protocol if the caller has begun plain HTTP: the session carries
+/// its requests from then on.
 pub(super) async fn relay(session: &mut Session, tunnel: Box<Tunnel>, mut log: RequestLog) -> Option<Protocol> {
     let mut relay = Relay { tunnel, out: Direction::new(), back: Direction::new() };
     let end = run(session, &mut relay).await;

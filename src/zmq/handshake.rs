@@ -208,8 +208,8 @@ fn read_greeting(input: &[u8], wanted: Mechanism) -> Result<bool, HandshakeError
     let name = name.escape_ascii().to_string();
     let why = match wanted {
         Mechanism::Plain => format!(
-            "it uses the mechanism {name}, and this listener requires PLAIN, by [access] users or as other machines \
-             reach it: set ZMQ_PLAIN_USERNAME and ZMQ_PLAIN_PASSWORD on its socket"
+            "it uses the mechanism {name}, and this listener requires PLAIN, by [access] users or beyond loopback: \
+             set ZMQ_PLAIN_USERNAME and ZMQ_PLAIN_PASSWORD on its socket"
         ),
         Mechanism::Null => {
             format!(

@@ -192,7 +192,8 @@ impl NewProcess {
         }
     }
 
-    /// Replaces the old process: from now on this gate grants. `process_guard` is held until the old process has exited.
+    /// Replaces the old process: from now on this gate grants. `process_guard` is held until the old
+    /// process has exited.
     ///
     /// Steps:
     ///

@@ -279,7 +279,8 @@ impl CallerStream {
 
     /// Ready after the caller has reset the stream or closed the connection, or has ended its side of a tunnel.
     ///
-    /// END_STREAM is the FIN of a tunnelled connection (RFC 9113 §8.5). Every other request ends with it, and waits on.
+    /// END_STREAM is the FIN of a tunnelled connection (RFC 9113 §8.5). Every other request ends with it, and
+    /// waits on.
     pub(in crate::wire) fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_tunnel && self.content.poll_end(cx).is_ready() {
             return Poll::Ready(());
