@@ -115,6 +115,21 @@ fn a_check_says_in_a_sentence_what_a_limit_means() {
 }
 
 #[test]
+fn a_command_whose_output_nobody_reads_ends_as_if_it_were_read() {
+    let dir = Dir::new();
+    let listen = "[listen]\nproxy = \"127.0.0.1:8080\"\ntransparent = \"127.0.0.1:8079\"\n";
+    dir.write("proxy.toml", &format!("{listen}{UNLIMITED}"));
+    for command in [&["nft"][..], &["check"], &["env", "--proxy", "http://gate:8080"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut program = Command::new(PROGRAM);
+        program.args(command).current_dir(dir.path()).env_remove("LOCKGATE_CONFIG").stdout(writer);
+        let output = program.stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {}", all_of(&output));
+    }
+}
+
+#[test]
 fn a_check_sees_two_listeners_on_one_address() {
     let dir = Dir::new();
     dir.write("proxy.toml", &format!("{UNLIMITED}[admin]\nlisten = \"127.0.0.1:8080\"\n"));
