@@ -119,7 +119,7 @@ fn a_command_whose_output_nobody_reads_ends_as_if_it_were_read() {
     let dir = Dir::new();
     let listen = "[listen]\nproxy = \"127.0.0.1:8080\"\ntransparent = \"127.0.0.1:8079\"\n";
     dir.write("proxy.toml", &format!("{listen}{UNLIMITED}"));
-    for command in [&["nft"][..], &["check"], &["env", "--proxy", "http://gate:8080"]] {
+    for command in [&["nft"][..], &["check"], &["env", "--proxy", "http://gate:8080"], &["demo"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut program = Command::new(PROGRAM);

@@ -4,8 +4,9 @@
 //! ports. The gateway is a process of this program, like one that a user starts. Takes about one
 //! second, the time that the sixth request waits.
 
+use std::fmt;
 use std::fs::{self, DirBuilder};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -168,10 +169,10 @@ async fn show(gateway: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     let clock = Clock::start();
     let arrivals = Arrivals::default();
     let origin = start_origin(clock, Arc::clone(&arrivals)).await?;
-    println!("A gateway at {gateway} with this limit, and an origin at {origin} that stamps arrivals:\n");
-    LIMIT.lines().for_each(|line| println!("    {line}"));
-    println!("\nSeven requests, one after another, by http_proxy=http://{gateway}:\n");
-    println!("    request  status  arrived     waited");
+    say(format_args!("A gateway at {gateway} with this limit, and an origin at {origin} that stamps arrivals:\n"));
+    LIMIT.lines().for_each(|line| say(format_args!("    {line}")));
+    say(format_args!("\nSeven requests, one after another, by http_proxy=http://{gateway}:\n"));
+    say(format_args!("    request  status  arrived     waited"));
     for number in 1..=REQUESTS {
         let asked = clock.now();
         let status = get_through(gateway, origin).await?;
@@ -180,12 +181,26 @@ async fn show(gateway: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
             return Err("a request was answered that did not reach the origin".into());
         };
         let (arrived, waited) = (last.since(*first), last.since(asked));
-        println!("    {number:<7}  {status:<6}  {:.3} s     {:.3} s", arrived.as_secs_f64(), waited.as_secs_f64());
+        say(format_args!(
+            "    {number:<7}  {status:<6}  {:.3} s     {:.3} s",
+            arrived.as_secs_f64(),
+            waited.as_secs_f64()
+        ));
     }
     let stamps = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-    println!("\nMost arrivals in any second: {}. The limit is {SLOTS}.", most_in(&stamps, Duration::from_secs(1)));
-    println!("Next: write your API's host into a limit in proxy.toml, then `lockgate check` and `lockgate run`.");
+    say(format_args!(
+        "\nMost arrivals in any second: {}. The limit is {SLOTS}.",
+        most_in(&stamps, Duration::from_secs(1))
+    ));
+    say(format_args!(
+        "Next: write your API's host into a limit in proxy.toml, then `lockgate check` and `lockgate run`."
+    ));
     Ok(())
+}
+
+/// Prints a line. A closed stdout (`| head`) is no error.
+fn say(line: fmt::Arguments<'_>) {
+    writeln!(io::stdout().lock(), "{line}").ok();
 }
 
 /// Sends one GET through the gateway and returns the status of the response.
