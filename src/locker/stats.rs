@@ -21,7 +21,7 @@ pub struct LimitStats {
     pub waiting: usize,
     /// Number of flights over its windows; counted only if `in_flight` is capped.
     pub flying: u64,
-    /// Key and usage of the fullest window; `None` if the limit has no window.
+    /// Key and usage of the fullest window, by the nearer of its two bounds; `None` if the limit has no window.
     pub fullest: Option<(Key, Usage)>,
 }
 
@@ -46,8 +46,8 @@ struct LimitTally {
     waiting: usize,
     /// Flights over them.
     flying: u64,
-    /// Largest number of slots taken (or flights) in one window, and its key.
-    fullest: Option<(u32, Key)>,
+    /// Largest [`share`] of slots taken, or of flights, in one window, and its key.
+    fullest: Option<(u64, Key)>,
 }
 
 /// Details of one limit.
@@ -86,6 +86,11 @@ impl WindowTable {
     }
 }
 
+/// Share of `most` that is held, in parts of 2^32.
+fn share(held: u32, most: u32) -> u64 {
+    (u64::from(held) << 32) / u64::from(most.max(1))
+}
+
 impl StatsScan {
     /// Scans the next windows. Returns true if more are left. Windows change between calls, so the
     /// result is approximate.
@@ -95,14 +100,16 @@ impl StatsScan {
         self.next += SLICE;
         for (index, limit) in places {
             let window = table.window_unnoted(index);
-            window.expire(&limits.rules[limit.at()], now);
+            let rule = &limits.rules[limit.at()];
+            window.expire(rule, now);
             let tally = &mut self.tallies[limit.at()];
             tally.keys += 1;
             tally.flying += u64::from(window.flying);
             tally.waiting += window.queue().map_or(0, |queue| queue.waiting);
-            let taken = window.unsettled.saturating_add(window.in_log).max(window.flying);
-            if tally.fullest.is_none_or(|(most, _)| taken > most) {
-                tally.fullest = Some((taken, window.key));
+            let taken = window.unsettled.saturating_add(window.in_log);
+            let share = share(taken, rule.requests).max(share(window.flying, rule.in_flight));
+            if tally.fullest.is_none_or(|(most, _)| share > most) {
+                tally.fullest = Some((share, window.key));
             }
         }
         more

@@ -57,6 +57,15 @@ fn statistics_count_the_keys_waiters_and_flights_of_each_limit_and_name_its_full
 }
 
 #[test]
+fn the_fullest_window_is_the_one_nearest_to_one_of_its_bounds() {
+    let mut locker = Locker::new(vec![Limit { in_flight: Some(2), ..limit(1000, 3_600_000, Kind::Sliding) }]);
+    (0..5).for_each(|_| assert!(send(&mut locker, &ask(&[claim(0, 1, 1)], 1), ms(0)).is_ok()));
+    let Verdict::Go(_under_way) = locker.ask(&ask(&[claim(0, 2, 1)], 1), ms(0)) else { panic!("it is free") };
+    let (_, stats) = statistics(&mut locker, ms(1));
+    assert_eq!(stats[0].fullest.map(|(key, _)| key), Some(Key(2)), "one of two in flight, beside 5 of 1000 slots");
+}
+
+#[test]
 fn slots_that_have_opened_since_are_not_in_the_statistics() {
     let mut locker = busy();
     let (_, stats) = statistics(&mut locker, ms(3_600_001));
